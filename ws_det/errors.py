@@ -1,0 +1,26 @@
+"""One exception for what a user got wrong, and the way a tool ends on it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+
+class InputError(ValueError):
+    """Bad input by the user. Its message is one sentence: the offending value and the way out."""
+
+
+def run_tool(main: Callable[[], object]) -> None:
+    """Run a tool's ``main`` and turn an :class:`InputError` into one line on stderr and exit 2.
+
+    Args:
+        main: The tool's entry point; it reads ``sys.argv`` itself.
+
+    Raises:
+        SystemExit: With code 2 after an :class:`InputError`.
+    """
+    try:
+        main()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,327 @@
+"""The arithmetic of Weight Standardization (WS) and Batch-Channel Normalization (BCN).
+
+Shape shorthand in this file:
+    N: images, C: channels, G: groups, H W: feature cells
+    O: output channels of a kernel, I: its input channels, F: fan-in = I / groups * kernel cells
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+# Below the square of any deviation that matters, above the smallest float32: native_layer_norm
+# divides by sqrt(variance + _TINY), so that a constant filter gives 1e15 and not infinity.
+_TINY = 1e-30
+
+
+class Formula(NamedTuple):
+    """How a WS formula turns a filter's variance into the divisor.
+
+    Attributes:
+        correction: Subtracted from F under the variance: 1 is the unbiased, 0 the biased variance.
+        eps_inside: True for ``sqrt(var + eps)``, False for ``sqrt(var) + eps``.
+        eps: The epsilon its source uses.
+    """
+
+    correction: int
+    eps_inside: bool
+    eps: float
+
+
+FORMULAS: dict[str, Formula] = {
+    # WS authors' PyTorch release and detection fork, mmcv ConvWS. Every published detector.
+    "ws": Formula(correction=1, eps_inside=False, eps=1e-5),
+    # BCN authors' ImageNet code, mmcv ConvAWS.
+    "bcn": Formula(correction=1, eps_inside=True, eps=1e-5),
+    # The equation of the WS paper (arXiv:1903.10520) and its TensorFlow snippet.
+    "paper": Formula(correction=0, eps_inside=False, eps=1e-5),
+    # Big Transfer (big_transfer, bit_pytorch/models.py).
+    "bit": Formula(correction=0, eps_inside=True, eps=1e-10),
+    # timm StdConv2d; its ScaledStdConv2d is this with gain * gamma / sqrt(F) given as ``gain``.
+    "timm": Formula(correction=0, eps_inside=True, eps=1e-6),
+}
+
+
+def standardize_weight(
+    weight: Tensor,
+    eps: float | None = None,
+    *,
+    formula: str = "ws",
+    center: bool = True,
+    scale: bool = True,
+    gain: Tensor | None = None,
+    bias: Tensor | None = None,
+    transposed: bool = False,
+    groups: int = 1,
+) -> Tensor:
+    """Standardize a convolution kernel per output channel.
+
+    Every filter w (the F elements that make one output channel) becomes
+    ``(w - mean(w)) / deviation(w)``. The default deviation is ``std(w, unbiased) + 1e-5``: the
+    authors' release, not the paper's equation, because every published detector was trained
+    with it. ``FORMULAS`` lists the others by name.
+
+    Statistics are computed in float32 for float16 and bfloat16 kernels, otherwise in the kernel's
+    own dtype. A constant filter gives (nearly) zeros and a finite gradient. The gradient is a
+    closed form and cannot be differentiated again: a second backward raises.
+
+    Args:
+        weight: Kernel of any rank, (O, I / groups, ...); for ``transposed`` (I, O / groups, ...).
+        eps: Epsilon of the deviation; None takes the formula's own.
+        formula: A key of ``FORMULAS``.
+        center: Subtract the mean. False is the paper's ablation "deviation only".
+        scale: Divide by the deviation. False is the paper's ablation "mean only".
+        gain: O factors applied after standardization (adaptive WS, ScaledStdConv2d), any shape.
+        bias: O summands applied after ``gain`` (adaptive WS), any shape.
+        transposed: The kernel belongs to a transposed convolution.
+        groups: Groups of the convolution. It matters for ``transposed`` kernels alone.
+
+    Returns:
+        The standardized kernel: shape, dtype and memory format of ``weight``.
+
+    Raises:
+        ValueError: If the formula is unknown, the kernel has less than two dimensions, or its
+            fan-in is 1 (a single element has no deviation).
+    """
+    chosen, eps = resolve_formula(formula, eps)
+    check_fan_in(weight.shape, transposed, groups)
+    rows = _to_rows(weight, transposed, groups)
+    if rows.dtype in (torch.float16, torch.bfloat16):
+        rows = rows.float()
+    if center and scale:
+        out = _Standardize.apply(rows, chosen, eps)
+    elif center:
+        out = rows - rows.mean(1, keepdim=True)
+    elif scale:
+        out = rows / _mean_and_deviation(rows, chosen, eps)[1]
+    else:
+        out = rows
+    if gain is not None:
+        out = out * gain.reshape(-1, 1).to(out.dtype)
+    if bias is not None:
+        out = out + bias.reshape(-1, 1).to(out.dtype)
+    return _from_rows(out.to(weight.dtype), weight, transposed, groups)
+
+
+def weight_mean_and_deviation(
+    weight: Tensor,
+    eps: float | None = None,
+    *,
+    formula: str = "ws",
+    transposed: bool = False,
+    groups: int = 1,
+) -> tuple[Tensor, Tensor]:
+    """Mean and deviation, epsilon included, that WS would remove from a kernel.
+
+    With these as ``bias`` and ``gain`` :func:`standardize_weight` returns the kernel itself.
+
+    Args:
+        weight: Kernel as in :func:`standardize_weight`.
+        eps: Epsilon of the deviation; None takes the formula's own.
+        formula: A key of ``FORMULAS``.
+        transposed: The kernel belongs to a transposed convolution.
+        groups: Groups of the convolution.
+
+    Returns:
+        Two tensors of O elements.
+
+    Raises:
+        ValueError: As :func:`standardize_weight`.
+    """
+    chosen, eps = resolve_formula(formula, eps)
+    check_fan_in(weight.shape, transposed, groups)
+    mean, deviation = _mean_and_deviation(_to_rows(weight, transposed, groups), chosen, eps)
+    return mean.flatten(), deviation.flatten()
+
+
+def est_batch_norm(
+    input: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Estimate-based batch normalization, the micro-batch half of BCN (arXiv:1911.09738).
+
+    In training the running statistics are moved first, in place and without gradient::
+
+        mean = input.mean over N, H, W
+        var = ((input - running_mean) ** 2).mean over N, H, W      # around the OLD running mean
+        running += momentum * (statistic - running)
+
+    and then, in training as in evaluation, the running statistics normalize the input.
+
+    Args:
+        input: (N, C, H, W). With N = 0 the statistics stay as they are.
+        running_mean: (C,), updated in place in training.
+        running_var: (C,), updated in place in training.
+        weight: (C,) or None.
+        bias: (C,) or None.
+        training: Whether to update the statistics.
+        momentum: The rate above. The authors' code leaves it at 0, which never learns.
+        eps: Added to the variance before the root.
+
+    Returns:
+        (N, C, H, W) in the input's dtype.
+    """
+    if training and input.numel():
+        with torch.no_grad():
+            mean, var = _channel_moments(input)
+            # The mean square around the old mean, per image and channel, without a second pass.
+            var = (var + (mean - running_mean).square()).mean(0)
+            running_mean.lerp_(mean.mean(0).to(running_mean.dtype), momentum)
+            running_var.lerp_(var.to(running_var.dtype), momentum)
+        # Backward needs these values; a layer shared over levels updates the buffers again before.
+        running_mean, running_var = running_mean.clone(), running_var.clone()
+    return torch.nn.functional.batch_norm(
+        input, running_mean, running_var, weight, bias, training=False, eps=eps
+    )
+
+
+def channel_norm(
+    input: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps: float = 1e-5
+) -> Tensor:
+    """The channel half of BCN: group normalization with one affine pair per GROUP.
+
+    ``torch.nn.functional.group_norm`` has one per channel; this is the difference.
+
+    Args:
+        input: (N, C, H, W).
+        num_groups: G, divides C.
+        weight: G elements, any shape; the authors store (1, G, 1).
+        bias: G elements.
+        eps: Added to the variance before the root.
+
+    Returns:
+        (N, C, H, W) in the input's dtype.
+    """
+    per_group = input.shape[1] // num_groups
+    weight = weight.reshape(-1, 1).expand(-1, per_group).reshape(-1)
+    bias = bias.reshape(-1, 1).expand(-1, per_group).reshape(-1)
+    # Not torch.nn.functional.group_norm: it refuses a single value per group in training.
+    return torch.group_norm(input, num_groups, weight, bias, eps)
+
+
+def resolve_formula(formula: str, eps: float | None) -> tuple[Formula, float]:
+    """Look a formula up by name and settle its epsilon.
+
+    Raises:
+        ValueError: If there is no such formula, or eps is negative.
+    """
+    if formula not in FORMULAS:
+        raise ValueError(f"unknown WS formula {formula!r}: choose one of {', '.join(FORMULAS)}")
+    chosen = FORMULAS[formula]
+    eps = chosen.eps if eps is None else eps
+    if not eps >= 0:
+        raise ValueError(f"eps must not be negative, got {eps}")
+    return chosen, eps
+
+
+def check_fan_in(shape: Sequence[int], transposed: bool = False, groups: int = 1) -> None:
+    """Refuse kernels whose filters have a single element.
+
+    Args:
+        shape: Kernel shape: (O, I / groups, ...), for ``transposed`` (I, O / groups, ...).
+        transposed: The kernel belongs to a transposed convolution.
+        groups: Groups of the convolution. It matters for ``transposed`` kernels alone.
+
+    Raises:
+        ValueError: If the shape has less than two dimensions, or fan-in is 1.
+    """
+    if len(shape) < 2:
+        raise ValueError(f"a convolution kernel has two or more dimensions, got {tuple(shape)}")
+    inputs = shape[0] // groups if transposed else shape[1]
+    if inputs * math.prod(shape[2:]) == 1:
+        raise ValueError(
+            f"weight standardization needs two or more elements per filter, but the kernel of "
+            f"shape {tuple(shape)} has fan-in 1: leave this convolution unstandardized"
+        )
+
+
+class _Standardize(torch.autograd.Function):
+    """(rows - mean) / deviation over dimension 1, forward and backward by native layer norm.
+
+    With ŵ the output, s the deviation without and d with epsilon, n = F - correction, and t = d
+    where epsilon is inside the root, otherwise s::
+
+        gradient = (g - mean(g)) / d - ŵ * sum(g * ŵ) / (n * t)
+
+    Layer norm's backward computes ``r * (g - mean(g)) - r**3 * x * sum(g * x) / F`` for inputs x
+    of zero mean, so r**2 = F * d / (n * t) and one factor 1 / (d * r) per row make them equal.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, formula: Formula, eps: float) -> Tensor:
+        fan_in = rows.shape[1]
+        out, _, rstd = torch.native_layer_norm(rows, (fan_in,), None, None, _TINY)
+        std = (fan_in / (fan_in - formula.correction)) ** 0.5 / rstd
+        deviation = (std.square() + eps).sqrt() if formula.eps_inside else std + eps
+        out.mul_(1 / (rstd * deviation))
+        ctx.save_for_backward(out, std, deviation)
+        ctx.formula = formula
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        out, std, deviation = ctx.saved_tensors
+        fan_in = out.shape[1]
+        inner = deviation if ctx.formula.eps_inside else std
+        r = (fan_in / (fan_in - ctx.formula.correction) * deviation / inner).sqrt()
+        grad_rows = torch.ops.aten.native_layer_norm_backward(
+            grad.contiguous(), out, (fan_in,), torch.zeros_like(r), r, None, None,
+            [True, False, False],
+        )[0]  # fmt: skip
+        return grad_rows.mul_(1 / (deviation * r)), None, None
+
+
+def _mean_and_deviation(rows: Tensor, formula: Formula, eps: float) -> tuple[Tensor, Tensor]:
+    mean = rows.mean(1, keepdim=True)
+    # vector_norm, not std: its gradient at zero is zero, std's is NaN.
+    norm = torch.linalg.vector_norm(rows - mean, dim=1, keepdim=True)
+    std = norm / (rows.shape[1] - formula.correction) ** 0.5
+    return mean, (std.square() + eps).sqrt() if formula.eps_inside else std + eps
+
+
+def _channel_moments(input: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance per image and channel, (N, C) each, float32 or better."""
+    batch, channels = input.shape[:2]
+    if input.dtype in (torch.float16, torch.bfloat16):
+        input = input.float()
+    rows = input.reshape(batch * channels, -1)
+    # Layer norm's own statistics: on a CPU much faster than torch.var_mean over N, H, W.
+    _, mean, rstd = torch.native_layer_norm(rows, rows.shape[1:], None, None, _TINY)
+    return mean.view(batch, channels), rstd.pow(-2).view(batch, channels)
+
+
+def _to_rows(weight: Tensor, transposed: bool, groups: int) -> Tensor:
+    """Kernel -> (O, F). The order inside a row is free, so channels_last needs no copy."""
+    if transposed:
+        grouped = weight.unflatten(0, (groups, -1)).transpose(1, 2)
+        return grouped.flatten(0, 1).flatten(1)
+    return (weight.movedim(1, -1) if _is_channels_last(weight) else weight).flatten(1)
+
+
+def _from_rows(rows: Tensor, weight: Tensor, transposed: bool, groups: int) -> Tensor:
+    """The inverse of ``_to_rows``, in the memory format of ``weight``."""
+    if transposed:
+        inputs, outputs = weight.shape[0] // groups, weight.shape[1]
+        grouped = rows.view(groups, outputs, inputs, *weight.shape[2:])
+        return torch.empty_like(weight).copy_(grouped.transpose(1, 2).flatten(0, 1))
+    if _is_channels_last(weight):
+        return rows.view(weight.movedim(1, -1).shape).movedim(-1, 1)
+    return rows.view(weight.shape)
+
+
+def _is_channels_last(weight: Tensor) -> bool:
+    return not weight.is_contiguous() and weight.movedim(1, -1).is_contiguous()

@@ -1,0 +1,75 @@
+"""The hook that keeps EstBN right in MMEngine's training loop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from torch import nn
+
+from ws_det.layers import BatchChannelNorm2d, EstBatchNorm2d, average_estimates
+
+
+@HOOKS.register_module(force=True)  # force: reloading the module must be harmless
+class SyncEstBNHook(Hook):
+    """Keep the estimates of EstBN equal on all ranks, with one all-reduce a step.
+
+    MMEngine wraps DistributedDataParallel with ``broadcast_buffers=False`` and synchronizes no
+    buffers; every rank would estimate from its own images. When training starts the hook also
+    warns of settings that stop running statistics without a word.
+    """
+
+    def __init__(self) -> None:
+        self._checked = False
+
+    def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        """Warn of stopped statistics, once: only here has every loop called ``train()``."""
+        if not self._checked:
+            self._checked = True
+            for message in stopped_statistics(runner.model):
+                runner.logger.warning(message)
+
+    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        """Average the estimates over the ranks."""
+        average_estimates(runner.model)
+
+
+def stopped_statistics(model: nn.Module) -> list[str]:
+    """Sentences that name each setting which keeps statistics of EstBN or BCN from being learned.
+
+    Args:
+        model: In training mode.
+
+    Returns:
+        One sentence for each backbone (or other part) with such a setting; empty if none.
+    """
+    statistics = {
+        name: module for name, module in model.named_modules() if isinstance(module, EstBatchNorm2d)
+    }
+    statistics |= {
+        f"{name}.bn": module.bn
+        for name, module in model.named_modules()
+        if isinstance(module, BatchChannelNorm2d)
+    }
+    stopped = [name for name, module in statistics.items() if not module.training]
+    messages = []
+    for name, part in model.named_modules():
+        frozen = getattr(part, "frozen_stages", -1)
+        inside = [s for s in stopped if s.startswith(f"{name}." if name else "")]
+        if not inside:
+            continue
+        bn = [s for s in inside if isinstance(statistics[s], nn.modules.batchnorm._BatchNorm)]
+        if getattr(part, "norm_eval", False) and bn:
+            messages.append(
+                f"norm_eval=True of {name or 'the model'} stops the running statistics of "
+                f"{len(bn)} BCN layers ({bn[0]}, ...): set norm_eval=False"
+            )
+        elif isinstance(frozen, int) and frozen >= 0:
+            messages.append(
+                f"frozen_stages={frozen} of {name or 'the model'} stops the running statistics of "
+                f"{len(inside)} EstBN or BCN layers ({inside[0]}, ...): set frozen_stages=-1 "
+                f"unless their weights and statistics are pretrained"
+            )
+    return messages
