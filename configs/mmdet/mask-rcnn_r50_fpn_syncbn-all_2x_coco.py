@@ -1,0 +1,7 @@
+# Baseline: BN over the batch of all GPUs. It trains on GPUs alone: torch has no SyncBN on a CPU.
+_base_ = './mask-rcnn_r50_fpn_bn-all_2x_coco.py'
+norm = dict(norm_cfg=dict(type='SyncBN', requires_grad=True))
+model = dict(
+    backbone=norm,
+    neck=norm,
+    roi_head=dict(bbox_head=norm, mask_head=norm))

@@ -1,0 +1,12 @@
+_base_ = [
+    'mmdet::_base_/models/retinanet_r50_fpn.py',
+    'mmdet::_base_/datasets/coco_detection.py',
+    'mmdet::_base_/schedules/schedule_1x.py',
+    'mmdet::_base_/default_runtime.py',
+    './_base_/gn-ws.py',
+]
+model = dict(
+    backbone=dict(**_base_.layers, init_cfg=dict(checkpoint='open-mmlab://jhu/resnet50_gn_ws')),
+    neck=_base_.layers,
+    bbox_head=_base_.layers)
+optim_wrapper = dict(optimizer=dict(lr=0.01))
