@@ -14,6 +14,12 @@ torch.set_num_threads(1)
 REPO = Path(__file__).resolve().parents[1]
 
 
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    """Every test starts from the same random numbers, alone or in the whole suite."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def tiny_coco() -> Path:
     """Root of a few real COCO images: $WS_DET_TINY_COCO, or a folder beside the checkout."""

@@ -1,0 +1,380 @@
+"""The layers against torch's own classes, mmcv's ConvWS and ConvAWS, and loops."""
+
+import copy
+import inspect
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from ws_det import layers
+from ws_det.functional import FORMULAS, standardize_weight
+from ws_det.layers import (
+    BatchChannelNorm2d,
+    EstBatchNorm2d,
+    WSConv1d,
+    WSConv2d,
+    WSConv3d,
+    WSConvTranspose2d,
+)
+
+# (WS class, torch's class, spatial size)
+CONVS = [
+    (WSConv1d, nn.Conv1d, (9,)),
+    (WSConv2d, nn.Conv2d, (9, 8)),
+    (WSConv3d, nn.Conv3d, (7, 6, 5)),
+    (WSConvTranspose2d, nn.ConvTranspose2d, (5, 4)),
+]
+# Two orders of summation of a float32 convolution: some units in the seventh digit.
+FLOAT32 = dict(rtol=1e-5, atol=1e-5)
+
+
+def native(conv, plain_class):
+    """The oracle: torch's own convolution holding the standardized kernel."""
+    names = inspect.signature(plain_class).parameters.keys() - {"bias", "device", "dtype"}
+    options = {name: getattr(conv, name) for name in names}
+    plain = plain_class(**options, bias=conv.bias is not None)
+    plain.to(conv.weight.device, conv.weight.dtype)
+    state = dict(conv.state_dict())
+    transposed = isinstance(conv, nn.ConvTranspose2d)
+    state["weight"] = standardize_weight(
+        conv.weight.detach(), transposed=transposed, groups=conv.groups
+    )
+    plain.load_state_dict(state)
+    return plain
+
+
+@pytest.mark.parametrize("ws_class, plain_class, size", CONVS)
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("dilation, stride", [(1, 1), (2, 1), (1, 2)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_conv_equals_torch_with_standardized_kernel(
+    ws_class, plain_class, size, groups, dilation, stride, bias
+):
+    """Oracle: torch's class with the standardized kernel; batches of 2 and of 0."""
+    conv = ws_class(
+        4, 8, 3, stride=stride, padding=1, dilation=dilation, groups=groups, bias=bias
+    )
+    assert isinstance(conv, plain_class)
+    assert conv.state_dict().keys() == plain_class(4, 8, 3, bias=bias).state_dict().keys()
+    plain = native(conv, plain_class)
+    for batch in (2, 0):
+        x = torch.randn(batch, 4, *size)
+        torch.testing.assert_close(conv(x), plain(x), **FLOAT32)
+    conv(x).sum().backward()  # x is empty here
+    assert all(p.grad is not None and not p.grad.any() for p in conv.parameters())
+
+
+@pytest.mark.parametrize("ws_class, plain_class, size", CONVS[:3])
+@pytest.mark.parametrize("padding_mode", ["zeros", "reflect", "replicate", "circular"])
+def test_padding_modes(ws_class, plain_class, size, padding_mode):
+    """Oracle: torch's class. mmcv's ConvWS drops padding_mode without a word."""
+    conv = ws_class(4, 8, 3, padding=1, padding_mode=padding_mode)
+    x = torch.randn(2, 4, *size)
+    torch.testing.assert_close(conv(x), native(conv, plain_class)(x), **FLOAT32)
+
+
+def test_string_padding_and_output_size():
+    """Oracle: torch's classes, arguments that only one of them has."""
+    conv = WSConv2d(4, 8, 3, padding="same", dilation=2)
+    x = torch.randn(1, 4, 9, 9)
+    torch.testing.assert_close(conv(x), native(conv, nn.Conv2d)(x), **FLOAT32)
+    up = WSConvTranspose2d(4, 8, 3, stride=2, padding=1)
+    plain = native(up, nn.ConvTranspose2d)
+    torch.testing.assert_close(
+        up(x, output_size=[18, 18]), plain(x, output_size=[18, 18]), **FLOAT32
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_dtypes_and_memory_formats(dtype, memory_format):
+    """Oracle: torch's class in the same dtype and format, the same kernel: the same bits."""
+    conv = WSConv2d(8, 8, 3, dtype=dtype).to(memory_format=memory_format)
+    x = torch.randn(2, 8, 9, 9).to(dtype).to(memory_format=memory_format)
+    plain = native(conv, nn.Conv2d).to(memory_format=memory_format)
+    out = conv(x)
+    assert out.dtype == dtype
+    assert out.is_contiguous(memory_format=memory_format)
+    assert torch.equal(out, plain(x))
+
+
+def test_autocast_convolves_in_bfloat16():
+    """Oracle: torch's class with the float32 kernel under the same autocast: the same bits."""
+    conv = WSConv2d(8, 8, 3)
+    x = torch.randn(2, 8, 9, 9)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = conv(x)
+        assert out.dtype == torch.bfloat16
+        assert torch.equal(out, native(conv, nn.Conv2d)(x))
+    out.float().square().sum().backward()
+    assert conv.weight.grad.dtype == torch.float32 and conv.weight.grad.isfinite().all()
+
+
+def test_device_argument():
+    """Oracle: torch's meaning of device."""
+    assert WSConv2d(4, 8, 3, device="meta").weight.is_meta
+    assert BatchChannelNorm2d(32, device="meta", estimate=True).bn.running_mean.is_meta
+
+
+@pytest.mark.parametrize(
+    "build, shape",
+    [
+        (lambda: WSConv2d(8, 8, 1, groups=8), r"\(8, 1, 1, 1\)"),
+        (lambda: WSConv1d(1, 4, 1), r"\(4, 1, 1\)"),
+        (lambda: WSConv3d(6, 6, 1, groups=6), r"\(6, 1, 1, 1, 1\)"),
+        (lambda: WSConvTranspose2d(8, 8, 1, groups=8), r"\(8, 1, 1, 1\)"),
+    ],
+)
+def test_fan_in_one_raises_with_the_shape(build, shape):
+    """Oracle: ValueError that has the kernel's shape."""
+    with pytest.raises(ValueError, match=shape + " has fan-in 1"):
+        build()
+
+
+def test_unknown_formula_and_repr():
+    """Oracle: the option's value in the message and in the repr."""
+    with pytest.raises(ValueError, match="'gn'"):
+        WSConv2d(4, 8, 3, formula="gn")
+    assert "formula='bit', eps=1e-10, scale=False" in repr(
+        WSConv2d(4, 8, 3, formula="bit", scale=False)
+    )
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_default_equals_mmcv_conv_ws(groups):
+    """Oracle: mmcv's ConvWS, output and gradients, loaded from its state dict."""
+    mmcv = pytest.importorskip("mmcv.cnn.bricks.conv_ws", reason="needs mmcv")
+    theirs = mmcv.ConvWS2d(64, 32, 3, padding=1, groups=groups)
+    ours = WSConv2d(64, 32, 3, padding=1, groups=groups)
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(2, 64, 8, 8)
+    outs = theirs(x), ours(x)
+    torch.testing.assert_close(outs[1], outs[0], **FLOAT32)
+    for out in outs:
+        (out * torch.linspace(-1, 1, out.numel()).view_as(out)).sum().backward()
+    scale = theirs.weight.grad.abs().max()
+    torch.testing.assert_close(ours.weight.grad / scale, theirs.weight.grad / scale, **FLOAT32)
+
+
+def test_adaptive_equals_mmcv_conv_aws():
+    """Oracle: mmcv's ConvAWS, from a plain checkpoint and from one of its own."""
+    mmcv = pytest.importorskip("mmcv.cnn.bricks.conv_ws", reason="needs mmcv")
+    plain = nn.Conv2d(16, 8, 3).state_dict()
+    theirs = mmcv.ConvAWS2d(16, 8, 3)
+    ours = WSConv2d(16, 8, 3, formula="bcn", adaptive=True)
+    x = torch.randn(2, 16, 8, 8)
+    for state in (plain, {**theirs.state_dict(), "weight_gamma": torch.rand(8, 1, 1, 1) + 0.5}):
+        for conv in (theirs, ours):
+            missing, unexpected = conv.load_state_dict(state, strict=False)
+            assert not missing and not unexpected
+        assert ours.state_dict().keys() == theirs.state_dict().keys()
+        for name, tensor in theirs.state_dict().items():
+            torch.testing.assert_close(ours.state_dict()[name], tensor, **FLOAT32)
+        torch.testing.assert_close(ours(x), theirs(x), **FLOAT32)
+
+
+@pytest.mark.parametrize("formula", FORMULAS)
+@pytest.mark.parametrize("ws_class, plain_class, size", CONVS)
+def test_adaptive_keeps_the_function_of_a_plain_checkpoint(ws_class, plain_class, size, formula):
+    """Oracle: the plain convolution that wrote the checkpoint."""
+    plain = plain_class(4, 8, 3, groups=2)
+    conv = ws_class(4, 8, 3, groups=2, formula=formula, adaptive=True)
+    conv.load_state_dict(plain.state_dict())
+    x = torch.randn(2, 4, *size)
+    torch.testing.assert_close(conv(x), plain(x), **FLOAT32)
+    with pytest.raises(RuntimeError, match="weight_gamma"):  # a half checkpoint is an error
+        conv.load_state_dict(
+            {k: v for k, v in conv.state_dict().items() if k != "weight_gamma"}
+        )
+
+
+def bcn_oracle(layer, x, state, training):
+    """BCN as the authors' release computes it, with loops over channels and groups, in float64."""
+    n, channels, groups, eps = x.shape[0], x.shape[1], layer.num_groups, layer.eps
+    estimate = isinstance(layer.bn, EstBatchNorm2d)
+    out = torch.empty_like(x)
+    for c in range(channels):
+        mean, var = x[:, c].mean(), x[:, c].var(correction=0)
+        count = x[:, c].numel()
+        if training and estimate:
+            var = (x[:, c] - state["mean"][c]).square().mean()
+            state["mean"][c] += layer.bn.momentum * (mean - state["mean"][c])
+            state["var"][c] += layer.bn.momentum * (var - state["var"][c])
+        elif training:  # torch's batch norm keeps the unbiased variance
+            state["mean"][c] += layer.bn.momentum * (mean - state["mean"][c])
+            unbiased = var * count / (count - 1)
+            state["var"][c] += layer.bn.momentum * (unbiased - state["var"][c])
+        if estimate or not training:
+            mean, var = state["mean"][c].clone(), state["var"][c].clone()
+        out[:, c] = (x[:, c] - mean) / math.sqrt(var + eps) * layer.bn.weight[c] + layer.bn.bias[c]
+    for i in range(n):
+        for g in range(groups):
+            part = slice(g * channels // groups, (g + 1) * channels // groups)
+            value = out[i, part]
+            value = (value - value.mean()) / (value.var(correction=0) + eps).sqrt()
+            out[i, part] = layer.weight[0, g, 0] * value + layer.bias[0, g, 0]
+    return out
+
+
+@pytest.mark.parametrize("estimate", [False, True])
+def test_bcn_equals_loop_over_ten_training_steps(estimate):
+    """Oracle: the authors' release as loops; outputs and statistics over 10 steps, then eval."""
+    layer = BatchChannelNorm2d(8, num_groups=4, estimate=estimate, dtype=torch.float64)
+    for parameter in layer.parameters():
+        nn.init.uniform_(parameter, 0.5, 1.5)
+    state = {"mean": torch.zeros(8).double(), "var": torch.ones(8).double()}
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    for step in range(11):
+        layer.train(step < 10)
+        x = 2 * torch.randn(2, 8, 5, 4, dtype=torch.float64) + step
+        with torch.no_grad():
+            expected = bcn_oracle(layer, x, state, layer.training)
+        out = layer(x)
+        torch.testing.assert_close(out, expected, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(layer.bn.running_mean, state["mean"], rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(layer.bn.running_var, state["var"], rtol=1e-10, atol=1e-10)
+        optimizer.zero_grad()
+        out.square().mean().backward()
+        optimizer.step()
+    assert layer.bn.num_batches_tracked == 10
+
+
+# EstBN in training is no function of its input alone; test_functional has its gradient.
+@pytest.mark.parametrize("estimate, training", [(False, True), (False, False), (True, False)])
+def test_bcn_gradcheck(estimate, training):
+    """Oracle: finite differences for input and all parameters."""
+    layer = BatchChannelNorm2d(4, num_groups=2, estimate=estimate, dtype=torch.float64)
+    layer.train(training)
+    x = torch.randn(2, 4, 3, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x, *p: layer(x), (x, *layer.parameters()))
+
+
+@pytest.mark.parametrize("estimate", [False, True])
+def test_bcn_shapes_and_keys_are_the_authors(estimate):
+    """Oracle: the parameter shapes and buffer names of the BCN release."""
+    state = BatchChannelNorm2d(64, num_groups=32, estimate=estimate).state_dict()
+    assert state["weight"].shape == state["bias"].shape == (1, 32, 1)
+    inner = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
+    assert {key.removeprefix("bn.") for key in state if key.startswith("bn.")} == inner
+
+
+@pytest.mark.parametrize("build", [EstBatchNorm2d, lambda c, **k: BatchChannelNorm2d(c, 2, **k)])
+@pytest.mark.parametrize("momentum", [0, 0.0, -0.1, 1.5, float("nan")])
+def test_bad_momentum_raises_with_the_value(build, momentum):
+    """Oracle: ValueError. The authors' default of 0 never learns."""
+    with pytest.raises(ValueError, match=f"momentum .* got {momentum}"):
+        build(8, momentum=momentum)
+
+
+@pytest.mark.parametrize("channels, groups", [(48, 32), (8, 0), (8, 16)])
+def test_groups_that_do_not_divide_raise_with_both_numbers(channels, groups):
+    """Oracle: ValueError with both numbers."""
+    with pytest.raises(ValueError, match=f"num_groups={groups} .*num_features={channels}"):
+        BatchChannelNorm2d(channels, num_groups=groups)
+
+
+NORMS = {
+    "EstBN": lambda: EstBatchNorm2d(8),
+    "BCN": lambda: BatchChannelNorm2d(8, 4),
+    "BCN estimate": lambda: BatchChannelNorm2d(8, 4, estimate=True),
+}
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("training", [True, False])
+def test_empty_input(norm, training):
+    """Oracle: nothing was seen, so nothing moves; DDP still needs a gradient of every parameter."""
+    layer = NORMS[norm]().train(training)
+    before = copy.deepcopy(layer.state_dict())
+    out = layer(torch.randn(0, 8, 7, 7))
+    out.sum().backward()
+    assert out.shape == (0, 8, 7, 7)
+    for name, tensor in layer.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    for name, parameter in layer.named_parameters():
+        assert parameter.grad is not None and not parameter.grad.any(), name
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_one_image_alone_or_in_a_batch_in_eval(norm):
+    """Oracle: evaluation knows no batch. The same arithmetic, so the same bits."""
+    layer = NORMS[norm]()
+    x = torch.randn(5, 8, 6, 7)
+    layer(x)  # statistics of some kind
+    layer.eval()
+    assert torch.equal(layer(x)[2:3], layer(x[2:3]))
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_norms_take_half_inputs(norm, dtype):
+    """Oracle: the float32 layer on the same numbers; half an output's last place and its input's.
+
+    Values of some hundreds overflow float16 statistics if those are not kept in float32.
+    """
+    layer = NORMS[norm]()
+    x = (300 * torch.randn(4, 8, 9, 9) + 100).to(dtype)
+    reference = copy.deepcopy(layer)
+    out, expected = layer(x), reference(x.float())
+    assert out.dtype == dtype
+    for name, buffer in reference.named_buffers():
+        torch.testing.assert_close(dict(layer.named_buffers())[name], buffer, rtol=2e-3, atol=1e-2)
+    # Outputs reach 4; the inner norm's result is rounded to dtype before the groups' norm.
+    error = (out.float() - expected).abs().max()
+    assert error <= 16 * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_channels_last_inputs(norm):
+    """Oracle: the contiguous input."""
+    layer, twin = NORMS[norm](), NORMS[norm]()
+    x = torch.randn(2, 8, 6, 5)
+    out = layer(x.to(memory_format=torch.channels_last))
+    torch.testing.assert_close(out, twin(x), **FLOAT32)
+    for ours, theirs in zip(layer.buffers(), twin.buffers(), strict=True):
+        torch.testing.assert_close(ours, theirs, **FLOAT32)
+
+
+def test_inner_norm_is_sync_bn_convertible():
+    """Oracle: torch's converter, there and back by hand; parameters are kept."""
+    layer = BatchChannelNorm2d(8, 4)
+    weight = layer.bn.weight
+    converted = nn.SyncBatchNorm.convert_sync_batchnorm(layer)
+    assert isinstance(converted, BatchChannelNorm2d)
+    assert isinstance(converted.bn, nn.SyncBatchNorm) and converted.bn.weight is weight
+    # EstBN has its own way of being equal on all ranks, and must not be touched.
+    estimate = BatchChannelNorm2d(8, 4, estimate=True)
+    assert isinstance(nn.SyncBatchNorm.convert_sync_batchnorm(estimate).bn, EstBatchNorm2d)
+
+
+def test_est_bn_is_no_batch_norm_but_a_norm():
+    """Oracle: the types by which both frameworks stop batch norms and spare norms from decay."""
+    layer = EstBatchNorm2d(8)
+    assert not isinstance(layer, nn.modules.batchnorm._BatchNorm)
+    assert isinstance(layer, nn.InstanceNorm2d)
+    assert isinstance(BatchChannelNorm2d(32), nn.GroupNorm)
+
+
+def test_no_item_in_any_forward():
+    """Oracle: the meta device, where reading a value raises; .item() would stall a GPU."""
+    for build in NORMS.values():
+        layer = build().to("meta")
+        assert layer(torch.randn(2, 8, 6, 6, device="meta")).shape == (2, 8, 6, 6)
+    x = torch.randn(2, 4, 6, 6, device="meta")
+    assert WSConv2d(4, 8, 3, device="meta")(x).shape == (2, 8, 4, 4)
+
+
+def test_est_bn_refuses_other_ranks():
+    """Oracle: ValueError with the shape."""
+    with pytest.raises(ValueError, match=r"\(8, 6\)"):
+        EstBatchNorm2d(8)(torch.randn(8, 6))
+
+
+def test_public_names():
+    """Oracle: DESIGN's list of layers."""
+    assert set(layers.__all__) == {
+        "WSConv1d", "WSConv2d", "WSConv3d", "WSConvTranspose2d",
+        "EstBatchNorm2d", "BatchChannelNorm2d",
+    }  # fmt: skip
