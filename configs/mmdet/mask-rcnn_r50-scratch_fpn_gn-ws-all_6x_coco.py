@@ -1,4 +1,4 @@
-# From scratch: no pretrained weights, so nothing is frozen; the schedule is MMDetection's scratch one.
+# From scratch: nothing is pretrained or frozen; the schedule is that of MMDetection's own.
 _base_ = './mask-rcnn_r50_fpn_gn-ws-all_2x_coco.py'
 model = dict(
     backbone=dict(frozen_stages=-1, norm_eval=False, zero_init_residual=False, init_cfg=None))

@@ -1,4 +1,4 @@
-# Baseline: BN over the batch of all GPUs. It trains on GPUs alone: torch has no SyncBN on a CPU.
+# Baseline: BN over the batch of all GPUs. For CPUs torch has it within one process alone.
 _base_ = './mask-rcnn_r50_fpn_bn-all_2x_coco.py'
 norm = dict(norm_cfg=dict(type='SyncBN', requires_grad=True))
 model = dict(
