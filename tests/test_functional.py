@@ -31,9 +31,7 @@ def loop_oracle(weight, formula, center=True, scale=True):
         mean = math.fsum(flat) / len(flat)
         var = math.fsum((x - mean) ** 2 for x in flat) / (len(flat) - unbiased)
         deviation = math.sqrt(var + eps) if inside else math.sqrt(var) + eps
-        out.append(
-            [(x - (mean if center else 0.0)) / (deviation if scale else 1.0) for x in flat]
-        )
+        out.append([(x - (mean if center else 0.0)) / (deviation if scale else 1.0) for x in flat])
     return torch.tensor(out, dtype=torch.float64).view(weight.shape)
 
 

@@ -53,9 +53,7 @@ def test_conv_equals_torch_with_standardized_kernel(
     ws_class, plain_class, size, groups, dilation, stride, bias
 ):
     """Oracle: torch's class with the standardized kernel; batches of 2 and of 0."""
-    conv = ws_class(
-        4, 8, 3, stride=stride, padding=1, dilation=dilation, groups=groups, bias=bias
-    )
+    conv = ws_class(4, 8, 3, stride=stride, padding=1, dilation=dilation, groups=groups, bias=bias)
     assert isinstance(conv, plain_class)
     assert conv.state_dict().keys() == plain_class(4, 8, 3, bias=bias).state_dict().keys()
     plain = native(conv, plain_class)
@@ -185,9 +183,7 @@ def test_adaptive_keeps_the_function_of_a_plain_checkpoint(ws_class, plain_class
     x = torch.randn(2, 4, *size)
     torch.testing.assert_close(conv(x), plain(x), **FLOAT32)
     with pytest.raises(RuntimeError, match="weight_gamma"):  # a half checkpoint is an error
-        conv.load_state_dict(
-            {k: v for k, v in conv.state_dict().items() if k != "weight_gamma"}
-        )
+        conv.load_state_dict({k: v for k, v in conv.state_dict().items() if k != "weight_gamma"})
 
 
 def bcn_oracle(layer, x, state, training):

@@ -38,16 +38,14 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).partition("WeightsUnpickler error: ")[2].split("\n")[0] or str(error)
+        # torch's message goes on for lines about how to load it unsafely; its first clause says why
+        reason = str(error).rpartition("WeightsUnpickler error: ")[2].partition("\n")[0]
         raise InputError(
-            f"{path} is not loaded because it is no checkpoint or holds more than tensors and "
-            f"plain data ({reason.split('. ')[0]}): give a file saved as a state dict"
+            f"{path} is no checkpoint or holds more than tensors and plain data "
+            f"({reason.partition('. ')[0]}): give a file saved as a state dict"
         ) from None
-    except (RuntimeError, EOFError, OSError, BadZipFile, ValueError, KeyError) as error:
-        raise InputError(
-            f"{path} is truncated or no checkpoint ({str(error).splitlines()[0][:100]}): "
-            f"fetch or copy it again"
-        ) from None
+    except (RuntimeError, EOFError, OSError, BadZipFile, ValueError, KeyError):
+        raise InputError(f"{path} is truncated or no checkpoint: fetch or copy it again") from None
     if not isinstance(loaded, dict):
         raise InputError(f"{path} holds a {type(loaded).__name__}, not a checkpoint dict")
     return loaded
