@@ -1,0 +1,60 @@
+"""Evaluate a detector of MMDetection by COCO's numbers.
+
+$ python tools/test.py CONFIG CHECKPOINT --data-root data/coco --show-dir pictures
+$ torchrun --nproc_per_node=8 tools/test.py CONFIG CHECKPOINT --launcher pytorch
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+
+from ws_det.errors import run_tool
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse the flags, evaluate, and say the APs and where the results are."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("config", help="path of a config, or the name of a supplied one")
+    parser.add_argument("checkpoint", help="path or URL of the weights")
+    parser.add_argument("--work-dir", help="where to write (default: work_dirs/CONFIG)")
+    parser.add_argument("--data-root", help="folder of a COCO-format set; it names the classes")
+    parser.add_argument("--out", metavar="X.pkl", help="write the predictions")
+    parser.add_argument("--show-dir", help="write pictures of predictions beside truth")
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change settings of the config: model.test_cfg.rcnn.score_thr=0.1 key=[a,b]",
+    )
+    parser.add_argument("--launcher", choices=("none", "pytorch", "slurm", "mpi"), default="none")
+    parser.add_argument("--local-rank", "--local_rank", default="0", help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    os.environ.setdefault("LOCAL_RANK", args.local_rank)
+
+    from ws_det.mmdet import options, report, runner
+
+    result = runner.test(
+        args.config,
+        args.checkpoint,
+        work_dir=args.work_dir,
+        out=args.out,
+        show_dir=args.show_dir,
+        cfg_options=options.parse_options(args.cfg_options),
+        launcher=args.launcher,
+        data_root=args.data_root,
+    )
+    if result:  # the first process
+        places = [f"numbers in {result['work_dir']}/coco_metrics.json"]
+        places += [f"pictures in {args.show_dir}"] * bool(args.show_dir)
+        places += [f"predictions in {args.out}"] * bool(args.out)
+        print(f"{report.closing_line(result)}; {', '.join(places)}")
+
+
+if __name__ == "__main__":
+    run_tool(main)

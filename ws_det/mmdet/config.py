@@ -1,0 +1,102 @@
+"""From a config's name and a tool's flags to the config that MMEngine runs."""
+
+from __future__ import annotations
+
+import os.path as osp
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+
+from ws_det.errors import InputError
+from ws_det.mmdet.data import dicts_of, set_data_root
+from ws_det.mmdet.options import merge_options
+from ws_det.paths import config_path
+
+# Where the parts live that `complete` adds; a config dumped to the work dir imports them again.
+_MODULES = ["ws_det.mmdet", "ws_det.mmdet.images", "ws_det.mmdet.report"]
+_HOOKS = ("SyncEstBNHook", "CocoReportHook")
+
+
+def load_config(
+    name: str,
+    options: Mapping[str, Any] | None = None,
+    data_root: str | None = None,
+    work_dir: str | None = None,
+    parts: Sequence[str] = ("train", "val"),
+) -> Config:
+    """Load a config and apply what the user asked for.
+
+    Args:
+        name: Path of a config, or the name of a supplied one.
+        options: ``--cfg-options``.
+        data_root: Folder of a COCO-format set, see ``set_data_root``.
+        work_dir: Where to write; else the config's, else ``work_dirs/<config>``.
+        parts: The dataloaders in use.
+
+    Raises:
+        InputError: If the config is missing or broken, an option unknown, or the set unusable.
+    """
+    path = name if osp.exists(name) or osp.dirname(name) else config_path(name)
+    if not osp.isfile(path):
+        raise InputError(f"there is no config {path}: give a file, or a supplied config's name")
+    try:
+        cfg = Config.fromfile(path)
+    except Exception as error:  # a config is a program: it can fail in any way
+        reason = (str(error).splitlines() or [""])[0]
+        raise InputError(
+            f"the config {path} cannot be read ({type(error).__name__}: {reason}): correct it"
+        ) from error
+    absent = [key for key in ("model", f"{parts[0]}_dataloader") if not cfg.get(key)]
+    if absent:
+        raise InputError(f"the config {path} has no {absent[0]}: give a config of a whole detector")
+    merge_options(cfg, options or {})
+    if data_root is not None:
+        set_data_root(cfg, data_root, parts)
+    cfg.work_dir = work_dir or cfg.get("work_dir") or f"work_dirs/{Path(path).stem}"
+    return cfg
+
+
+def complete(cfg: Config, launcher: str) -> None:
+    """Add what these tools promise for every config; what it has already stays.
+
+    EstBN kept equal over ranks, curves, TensorBoard, damaged images named, COCO's twelve numbers
+    with a report, and DDP that also works without GPUs.
+
+    Args:
+        cfg: The config, changed in place.
+        launcher: As ``launch.process_group`` yields it.
+    """
+    cfg.launcher = launcher
+    imports = cfg.get("custom_imports") or dict(imports=[], allow_failed_imports=False)
+    imports["imports"] = list(dict.fromkeys([*imports["imports"], *_MODULES]))
+    cfg.custom_imports = imports
+    hooks = list(cfg.get("custom_hooks") or [])
+    present = {hook.get("type") for hook in hooks}
+    cfg.custom_hooks = hooks + [dict(type=hook) for hook in _HOOKS if hook not in present]
+    backends = cfg.get("visualizer", {}).get("vis_backends", [])
+    if find_spec("tensorboard") and all(b["type"] != "TensorboardVisBackend" for b in backends):
+        backends.append(dict(type="TensorboardVisBackend"))
+    for node in dicts_of(cfg._cfg_dict):
+        if node.get("type") == "LoadImageFromFile" and not node.get("backend_args"):
+            node["type"] = "LoadNamedImage"
+        elif node.get("type") == "CocoMetric" and node.get("ann_file"):
+            if not node.get("format_only") and {*_as_list(node["metric"])} <= {"bbox", "segm"}:
+                node["type"] = "CocoTwelveMetric"
+            if launcher != "none":
+                node["collect_device"] = "gpu"  # by collectives, whatever the device: "cpu" is by
+                # files in a folder that all machines would have to share
+    if launcher != "none" and not torch.cuda.is_available() and not cfg.get("model_wrapper_cfg"):
+        cfg.model_wrapper_cfg = dict(
+            type="MMDistributedDataParallel",
+            device_ids=None,  # MMEngine's default, the local rank, is refused without GPUs
+            broadcast_buffers=False,
+            find_unused_parameters=cfg.get("find_unused_parameters", False),
+        )
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]

@@ -1,0 +1,135 @@
+"""Refuse weights of another model, or of a backbone trained with other norms."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from ws_det.checkpoint import norm_family, state_dict_of
+from ws_det.errors import InputError
+from ws_det.layers import WeightStandardized
+from ws_det.mmdet.weights import load_safely
+
+# Shares of the elements that must be found. What a backbone adds to a pretrained network (norms,
+# deformable offsets, context blocks) is small, half of R101 is missing from R50. A detector may
+# start from another one whose heads differ.
+_LEAST_OF_BACKBONE = 0.75
+_LEAST_OF_MODEL = 0.5
+
+
+def check_whole(model: nn.Module, path: str) -> None:
+    """Check that a checkpoint is one of exactly this model, for testing or resuming.
+
+    Raises:
+        InputError: If it cannot be read, is not of this model, or its backbone was trained with
+            another family of norms.
+    """
+    state = _weights(path)
+    backbone = getattr(model, "backbone", None)
+    if backbone is not None:
+        _check_family(backbone, _below(state, "backbone."), path)
+    missing, unexpected, misshaped = _compare(model, state)
+    if missing or unexpected or misshaped:
+        raise InputError(
+            f"{path} is a checkpoint of another model than the config's "
+            f"({_differences(missing, unexpected, misshaped)}): give the config it was trained with"
+        )
+
+
+def check_start(model: nn.Module, path: str) -> None:
+    """Check that a checkpoint can start the training of a model; new heads may differ.
+
+    Raises:
+        InputError: As ``check_whole``, but only if less than half of the elements are found.
+    """
+    state = _weights(path)
+    backbone = getattr(model, "backbone", None)
+    if backbone is not None:
+        _check_family(backbone, _below(state, "backbone."), path)
+    _check_coverage(model, state, path, _LEAST_OF_MODEL)
+
+
+def check_backbone(backbone: nn.Module, reference: str, prefix: str | None = None) -> None:
+    """Check pretrained weights, those of ``init_cfg``, for a backbone.
+
+    Args:
+        backbone: The built backbone.
+        reference: A path or URL.
+        prefix: Of the backbone in the file, as in ``init_cfg``.
+
+    Raises:
+        InputError: If they cannot be read, were trained with another family of norms, or less
+            than three quarters of the backbone's elements are in them.
+    """
+    state = _weights(reference)
+    if prefix:
+        state = _below(state, prefix.rstrip(".") + ".")
+    _check_family(backbone, state, reference)
+    _check_coverage(backbone, state, reference, _LEAST_OF_BACKBONE)
+
+
+def _check_family(backbone: nn.Module, state: dict[str, Any], path: str) -> None:
+    ws = [m for m in backbone.modules() if isinstance(m, WeightStandardized)]
+    # An adaptive kernel takes over the mean and deviation of plain weights; one that is only
+    # scaled trains its mean as plain ones do.
+    if not any(m.center and not m.adaptive for m in ws):
+        return
+    family = norm_family(state)
+    wants_bn = norm_family(backbone.state_dict()) == "bn"  # WS before batch norm
+    if family in ("folded", "gn") or (family == "bn" and not wants_bn):
+        trained = {"folded": "folded from WS", "gn": "trained with GN without WS", "bn": "BN"}
+        raise InputError(
+            f"the backbone weights in {path} are {trained[family]} weights, but the config's "
+            f"backbone uses WS, and trains badly from them: give weights trained with WS, as "
+            f"open-mmlab://jhu/resnet50_gn_ws, or train from scratch with "
+            f"--cfg-options model.backbone.init_cfg=None"
+        )
+
+
+def _check_coverage(module: nn.Module, state: dict[str, Any], path: str, least: float) -> None:
+    missing, unexpected, misshaped = _compare(module, state)
+    sizes = {key: tensor.numel() for key, tensor in module.state_dict().items()}
+    found = 1 - sum(sizes[key] for key in (*missing, *misshaped)) / sum(sizes.values())
+    if found < least:
+        raise InputError(
+            f"{path} has weights of another model, {found:.0%} of {type(module).__name__} is in it "
+            f"({_differences(missing, unexpected, misshaped)}): give weights of the same network"
+        )
+
+
+def _compare(module: nn.Module, state: dict[str, Any]) -> tuple[list[str], list[str], list[str]]:
+    """Missing, unexpected and misshaped keys, after the modules' own hooks renamed old keys."""
+    own = module.state_dict()
+    misshaped = [k for k in own if k in state and getattr(state[k], "shape", 0) != own[k].shape]
+    fitting = OrderedDict((k, v) for k, v in state.items() if k not in misshaped)
+    fitting._metadata = getattr(state, "_metadata", {})  # those hooks read versions in it
+    missing, unexpected = module.load_state_dict(fitting, strict=False)
+    missing = [k for k in missing if k not in misshaped and "num_batches_tracked" not in k]
+    return missing, list(unexpected), misshaped
+
+
+def _weights(reference: str) -> dict[str, Any]:
+    state = state_dict_of(load_safely(reference))
+    wrapped = all(key.startswith("module.") for key in state)  # saved from inside DDP
+    return _below(state, "module.") if wrapped else state
+
+
+def _below(state: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """The entries whose key starts with ``prefix``, without it, and their metadata."""
+    metadata = getattr(state, "_metadata", {})
+    below = OrderedDict((k[len(prefix) :], v) for k, v in state.items() if k.startswith(prefix))
+    below._metadata = {k[len(prefix) :]: v for k, v in metadata.items() if k.startswith(prefix)}
+    return below
+
+
+def _differences(
+    missing: Sequence[str], unexpected: Sequence[str], misshaped: Sequence[str]
+) -> str:
+    kinds = {"missing": missing, "unexpected": unexpected, "of another shape": misshaped}
+    return ", ".join(
+        f"{len(keys)} {kind}" + (f", as {' '.join(keys[:3])}" if keys else "")
+        for kind, keys in kinds.items()
+    )

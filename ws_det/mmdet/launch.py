@@ -1,0 +1,131 @@
+"""Start the process group a launcher asks for, and let all processes refuse bad input as one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+from torch import distributed as dist
+
+from ws_det.errors import InputError
+
+LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
+# What each launcher calls rank, world size, rank on this machine, processes on this machine.
+_VARIABLES = {
+    "pytorch": ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
+    "slurm": ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE"),
+    "mpi": (
+        "OMPI_COMM_WORLD_RANK",
+        "OMPI_COMM_WORLD_SIZE",
+        "OMPI_COMM_WORLD_LOCAL_RANK",
+        "OMPI_COMM_WORLD_LOCAL_SIZE",
+    ),
+}
+_START = {
+    "pytorch": "torchrun --nproc_per_node=2 tools/train.py CONFIG --launcher pytorch",
+    "slurm": "srun --ntasks=2 python tools/train.py CONFIG --launcher slurm",
+    "mpi": "mpirun -np 2 python tools/train.py CONFIG --launcher mpi",
+}
+# COCO evaluation runs on one rank while the others wait, on large sets for longer than torch's
+# default of ten minutes.
+_TIMEOUT = timedelta(hours=1)
+
+
+@contextmanager
+def process_group(launcher: str) -> Iterator[str]:
+    """Hold a process group open: NCCL if there are GPUs, gloo if not.
+
+    MMEngine would start NCCL on a machine without GPUs and fail there. It uses a group that
+    exists already, so this one is started before its Runner. Under torchrun ``none`` means
+    ``pytorch``: processes that do not know of each other would write one work dir.
+
+    Args:
+        launcher: One of ``LAUNCHERS``.
+
+    Yields:
+        The launcher in use.
+
+    Raises:
+        InputError: The launcher's variables are not set, or there are more processes than GPUs.
+    """
+    if launcher == "none" and dist.is_torchelastic_launched():
+        launcher = "pytorch"
+    if launcher == "none":
+        yield launcher
+        return
+    _join(launcher)
+    yield launcher
+    dist.destroy_process_group()
+
+
+def check_gpus(processes: int, gpus: int) -> None:
+    """Refuse more processes on this machine than GPUs; without any GPU the CPUs serve all.
+
+    Raises:
+        InputError: If there are more processes than GPUs.
+    """
+    if 0 < gpus < processes:
+        raise InputError(
+            f"{processes} processes were started on this machine but it has {gpus} "
+            f"GPU{'s' * (gpus > 1)}: start {gpus}, or hide the GPUs with CUDA_VISIBLE_DEVICES=-1 "
+            f"to run on the CPU"
+        )
+
+
+def is_local_main() -> bool:
+    """Whether this is the first process of its machine, which checks what lies there."""
+    return not dist.is_initialized() or os.environ["LOCAL_RANK"] == "0"
+
+
+@contextmanager
+def refuse_together() -> Iterator[None]:
+    """If one process refuses its input, end all: that one with its sentence, the others quietly.
+
+    Raises:
+        InputError: On the lowest rank that raised it inside the block.
+        SystemExit: With code 2, on every other rank.
+    """
+    refusal: InputError | None = None
+    try:
+        yield
+    except InputError as error:
+        refusal = error
+    if not dist.is_initialized():
+        if refusal:
+            raise refusal
+        return
+    refused = [False] * dist.get_world_size()
+    dist.all_gather_object(refused, refusal is not None)
+    if any(refused):
+        if dist.get_rank() == refused.index(True) and refusal:
+            raise refusal
+        raise SystemExit(2)
+
+
+def _join(launcher: str) -> None:
+    names = _VARIABLES[launcher]
+    missing = [name for name in names[:3] if name not in os.environ]
+    if missing:
+        raise InputError(
+            f"--launcher {launcher} but {missing[0]} is not set: start with `{_START[launcher]}`"
+        )
+    rank, world_size, local_rank = (os.environ[name] for name in names[:3])
+    gpus = torch.cuda.device_count()
+    check_gpus(int(os.environ.get(names[3], int(local_rank) + 1)), gpus)
+    os.environ.update(RANK=rank, WORLD_SIZE=world_size, LOCAL_RANK=local_rank)
+    os.environ.setdefault("MASTER_ADDR", _first_host(launcher))
+    os.environ.setdefault("MASTER_PORT", "29500")
+    if gpus:
+        torch.cuda.set_device(int(local_rank))
+    dist.init_process_group("nccl" if gpus else "gloo", timeout=_TIMEOUT)
+
+
+def _first_host(launcher: str) -> str:
+    if launcher != "slurm":
+        return "127.0.0.1"
+    command = ["scontrol", "show", "hostnames", os.environ["SLURM_NODELIST"]]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]

@@ -1,0 +1,184 @@
+"""Train and test a detector; the tools parse and call these."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmdet.evaluation import DumpDetResults
+from mmengine.config import Config
+from mmengine.optim import OptimWrapper
+from mmengine.runner import Runner
+
+from ws_det.errors import InputError
+from ws_det.mmdet import launch, preflight
+from ws_det.mmdet.config import complete, load_config
+from ws_det.mmdet.images import one_sentence
+from ws_det.mmdet.report import CocoReportHook
+from ws_det.mmdet.weights import use_safe_loader
+
+
+class AccumulatingRunner(Runner):
+    """MMEngine's Runner, whose ``--auto-scale-lr`` also counts gradient accumulation."""
+
+    def scale_lr(self, optim_wrapper: OptimWrapper, auto_scale_lr: dict | None = None) -> None:
+        """Scale every learning rate by the total batch over ``base_batch_size``, and log how."""
+        if not (auto_scale_lr or {}).get("enable"):
+            return
+        batch = self.cfg.train_dataloader.batch_size
+        accumulation = self.cfg.optim_wrapper.get("accumulative_counts", 1)
+        base = auto_scale_lr["base_batch_size"]
+        ratio, line = scaled_lr(
+            self.cfg.optim_wrapper.optimizer.lr, self.world_size, batch, accumulation, base
+        )
+        for group in optim_wrapper.optimizer.param_groups:
+            group["lr"] *= ratio
+        self.logger.info(line)
+
+
+def scaled_lr(
+    lr: float, processes: int, batch: int, accumulation: int, base: int
+) -> tuple[float, str]:
+    """The linear scaling rule with gradient accumulation.
+
+    Returns:
+        The ratio, and the sentence ``LR 0.02 * (8 GPUs x 1 image x 1 accumulation) / 16 = 0.01``.
+    """
+    unit = "GPU" if torch.cuda.is_available() else "process"
+    ratio = processes * batch * accumulation / base
+    counts = " x ".join(
+        (
+            _count(processes, unit),
+            _count(batch, "image"),
+            _count(accumulation, "accumulation"),
+        )
+    )
+    return ratio, f"LR {lr:g} * ({counts}) / {base} = {lr * ratio:g}"
+
+
+def train(
+    cfg_path: str,
+    work_dir: str | None = None,
+    amp: bool = False,
+    resume: str | None = None,
+    auto_scale_lr: bool = False,
+    cfg_options: Mapping[str, Any] | None = None,
+    launcher: str = "none",
+    data_root: str | None = None,
+) -> dict[str, Any]:
+    """Train a detector.
+
+    Args:
+        cfg_path: Path of a config, or the name of a supplied one.
+        work_dir: Where to write, ``work_dirs/<config>`` if nobody says.
+        amp: Train with automatic mixed precision, on a GPU.
+        resume: A checkpoint to resume from, or ``"auto"`` for the latest in the work dir.
+        auto_scale_lr: Scale the learning rate to the total batch.
+        cfg_options: Values by dotted key.
+        launcher: One of ``launch.LAUNCHERS``.
+        data_root: Folder of a COCO-format set.
+
+    Returns:
+        The report of the last validation, as ``CocoReportHook.report``, and its ``work_dir``;
+        empty on every rank but the first.
+
+    Raises:
+        InputError: For bad input, before anything is written.
+    """
+    with launch.process_group(launcher) as launcher:
+        with launch.refuse_together():
+            cfg = load_config(cfg_path, cfg_options, data_root, work_dir)
+            _apply_flags(cfg, amp, resume, auto_scale_lr)
+            complete(cfg, launcher)
+            if launch.is_local_main():
+                preflight.check_training(cfg)
+        use_safe_loader()
+        runner = AccumulatingRunner.from_cfg(cfg)
+        with one_sentence():
+            runner.train()
+        return _report(runner)
+
+
+def test(
+    cfg_path: str,
+    checkpoint: str,
+    work_dir: str | None = None,
+    out: str | None = None,
+    show_dir: str | None = None,
+    cfg_options: Mapping[str, Any] | None = None,
+    launcher: str = "none",
+    data_root: str | None = None,
+) -> dict[str, Any]:
+    """Evaluate a checkpoint on the config's test set.
+
+    Args:
+        cfg_path: Path of a config, or the name of a supplied one.
+        checkpoint: Path or URL of the weights.
+        work_dir: Where to write, ``work_dirs/<config>`` if nobody says.
+        out: A ``.pkl`` for the predictions, as mmdet's tools write it.
+        show_dir: A folder for pictures of predictions beside truth, one an image and one grid.
+        cfg_options: Values by dotted key.
+        launcher: One of ``launch.LAUNCHERS``.
+        data_root: Folder of a COCO-format set.
+
+    Returns:
+        The report, as ``CocoReportHook.report``, and its ``work_dir``; empty on every rank but
+        the first.
+
+    Raises:
+        InputError: For bad input, before anything is written.
+    """
+    with launch.process_group(launcher) as launcher:
+        with launch.refuse_together():
+            if out and Path(out).suffix not in (".pkl", ".pickle"):
+                raise InputError(f"--out {out} must end in .pkl: predictions are pickled")
+            cfg = load_config(cfg_path, cfg_options, data_root, work_dir, parts=("test",))
+            cfg.load_from, cfg.resume = checkpoint, False
+            complete(cfg, launcher)
+            if show_dir:
+                _show(cfg, show_dir)
+            if launch.is_local_main():
+                preflight.check_test(cfg, [path for path in (out, show_dir) if path])
+        use_safe_loader()
+        runner = AccumulatingRunner.from_cfg(cfg)
+        if out:
+            device = "cpu" if launcher == "none" else "gpu"
+            runner.test_evaluator.metrics.append(DumpDetResults(out, collect_device=device))
+        with one_sentence():
+            runner.test()
+        return _report(runner)
+
+
+def _apply_flags(cfg: Config, amp: bool, resume: str | None, auto_scale_lr: bool) -> None:
+    if amp:
+        cfg.optim_wrapper.type = "AmpOptimWrapper"
+        cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
+    if auto_scale_lr:
+        if "base_batch_size" not in (cfg.get("auto_scale_lr") or {}):
+            raise InputError(
+                "--auto-scale-lr needs auto_scale_lr.base_batch_size, the total batch that the "
+                "learning rate is for: add it with --cfg-options auto_scale_lr.base_batch_size=16"
+            )
+        cfg.auto_scale_lr.enable = True
+    if resume:
+        cfg.resume = True
+        cfg.load_from = None if resume == "auto" else resume
+
+
+def _show(cfg: Config, folder: str) -> None:
+    hook = cfg.default_hooks.setdefault("visualization", dict(type="DetVisualizationHook"))
+    # Absolute: a relative one would be taken below the work dir and a time stamp.
+    hook.update(draw=True, test_out_dir=str(Path(folder).absolute()))
+
+
+def _report(runner: Runner) -> dict[str, Any]:
+    if runner.rank != 0:
+        return {}
+    hook = next(hook for hook in runner.hooks if isinstance(hook, CocoReportHook))
+    return {**hook.report, "work_dir": runner.work_dir}
+
+
+def _count(number: int, unit: str) -> str:
+    return f"{number} {unit}{('es' if unit.endswith('s') else 's') * (number != 1)}"

@@ -1,0 +1,125 @@
+"""Read checkpoints from files and URLs without running code from them."""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from difflib import get_close_matches
+from http.client import HTTPException
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+from urllib.parse import urlparse
+
+import mmengine
+import numpy as np
+import torch
+from mmengine.logging import HistoryBuffer
+from mmengine.runner.checkpoint import (
+    CheckpointLoader,
+    get_deprecated_model_names,
+    get_external_models,
+)
+
+from ws_det.checkpoint import load_checkpoint
+from ws_det.errors import InputError
+
+
+def load_safely(reference: str) -> dict[str, Any]:
+    """Load a checkpoint named as in an MMEngine config, to the CPU, with ``weights_only``.
+
+    MMEngine's training checkpoints also hold its log buffers and numpy arrays, which are let in.
+
+    Args:
+        reference: A path, or a URL as ``local_file`` takes it.
+
+    Raises:
+        InputError: If it cannot be fetched, is damaged, or holds code.
+    """
+    # Older than torch 2.5: only plain state dicts pass.
+    safe_globals = getattr(torch.serialization, "safe_globals", nullcontext)
+    with safe_globals(_harmless()):
+        return load_checkpoint(local_file(reference))
+
+
+def use_safe_loader() -> None:
+    """Let MMEngine read every checkpoint with ``load_safely`` from now on.
+
+    Its own loader falls back to running the code in a file, and its loader for URLs starts there.
+    """
+
+    def load_safely_for_mmengine(filename: str, map_location: Any) -> dict[str, Any]:
+        return load_safely(filename)  # MMEngine moves the tensors while it copies them
+
+    for prefix in list(CheckpointLoader._schemes):
+        CheckpointLoader.register_scheme(prefix, load_safely_for_mmengine, force=True)
+
+
+def local_file(reference: str) -> Path:
+    """The file behind a path or URL; a URL is fetched once into torch's hub folder.
+
+    Args:
+        reference: A path, or ``open-mmlab://``, ``torchvision://``, ``https://`` and a name.
+
+    Raises:
+        InputError: If the name is unknown or the download fails.
+    """
+    if "://" not in reference:
+        return Path(reference).expanduser()
+    url = _url(reference)
+    file = Path(torch.hub.get_dir(), "checkpoints", Path(urlparse(url).path).name)
+    if not file.is_file():
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(file))
+        except (OSError, HTTPException) as error:
+            raise InputError(
+                f"{reference} could not be downloaded from {url} ({error}): fetch that file "
+                f"elsewhere and pass it with --cfg-options model.backbone.init_cfg.checkpoint=FILE"
+            ) from None
+    return file
+
+
+def _url(reference: str) -> str:
+    scheme, _, name = reference.partition("://")
+    if scheme in ("http", "https"):
+        return reference
+    if scheme in ("open-mmlab", "openmmlab"):
+        known, renamed = get_external_models(), get_deprecated_model_names()
+        name = renamed.get(name, name)
+    elif scheme in ("torchvision", "modelzoo"):
+        # The list that MMEngine carries: its function for it needs torchvision to import.
+        hub = Path(mmengine.__file__).with_name("hub")
+        known = json.loads((hub / "torchvision_0.12.json").read_text())
+    else:
+        raise InputError(
+            f"{reference}: weights from {scheme}:// are not supported: give the path of a file"
+        )
+    if name not in known:
+        near = get_close_matches(name, known, n=1, cutoff=0)
+        raise InputError(f"{reference}: {scheme}:// has no {name!r}; did you mean {near[0]!r}?")
+    return known[name]
+
+
+def _harmless() -> list[Any]:
+    """What MMEngine's training checkpoints hold besides tensors and plain data."""
+    core = getattr(np, "_core", None) or np.core
+    functions = {"_reconstruct": core.multiarray._reconstruct, "scalar": core.multiarray.scalar}
+    kinds = {type(np.dtype(kind)) for kind in "?bBhHiIlLqQefd"}
+    return [
+        HistoryBuffer,
+        np.ndarray,
+        np.dtype,
+        *kinds,
+        (_history_method, "builtins.getattr"),
+        # numpy 1 and numpy 2 write different names, and either may be read by the other.
+        *((f, f"numpy.core.multiarray.{name}") for name, f in functions.items()),
+        *((f, f"numpy._core.multiarray.{name}") for name, f in functions.items()),
+    ]
+
+
+def _history_method(owner: Any, name: str) -> Any:
+    """The only ``getattr`` in such a checkpoint: a statistic of HistoryBuffer."""
+    if owner is not HistoryBuffer or name not in ("min", "max", "mean", "current"):
+        raise UnpicklingError(f"WeightsUnpickler error: it reads {name!r} of {owner!r}")
+    return getattr(owner, name)
