@@ -3,7 +3,11 @@
 In a config: ``custom_imports = dict(imports=["ws_det.mmdet"], allow_failed_imports=False)``.
 """
 
-from ws_det.mmdet.hooks import SyncEstBNHook
-from ws_det.mmdet.registry import register_layers
+from ws_det.mmdet.environment import require_mmdet
+
+require_mmdet()  # before the imports that need it
+
+from ws_det.mmdet.hooks import SyncEstBNHook  # noqa: E402
+from ws_det.mmdet.registry import register_layers  # noqa: E402
 
 __all__ = ["SyncEstBNHook", "register_layers"]
