@@ -6,7 +6,8 @@ DEMO ?= work_dirs/demo
 
 BIN := $(VENV)/bin
 # the demo's recipe with WS+GN, or with NORM=BN the same with plain BN
-DEMO_CONFIG := configs/mmdet/mask-rcnn_r18_fpn_$(shell echo $(NORM) | tr A-Z a-z)_2xb1-demo_shapes.py
+DEMO_NORM := $(patsubst gn-ws,gn-ws-all,$(shell echo $(NORM) | tr A-Z a-z))
+DEMO_CONFIG := configs/mmdet/mask-rcnn_r18_fpn_$(DEMO_NORM)_2xb1-demo_shapes.py
 DEMO_DIR := $(DEMO)/$(NORM)
 
 .PHONY: help setup demo test lint
