@@ -108,5 +108,5 @@ def test_folded_weights_are_marked_and_refused_by_ws_convolutions():
     file.seek(0)
     state = torch.load(file, weights_only=True)
     assert is_folded(state)
-    with pytest.raises(RuntimeError, match="0.weight is folded"):
+    with pytest.raises(RuntimeError, match=r"0\.weight is folded"):
         raw.load_state_dict(state)

@@ -53,7 +53,7 @@ def test_a_name_held_by_another_project_is_an_error():
     held = MODELS.module_dict["EstBN"]
     MODELS.module_dict["EstBN"] = nn.Identity
     try:
-        with pytest.raises(KeyError, match="EstBN is already registered by torch.nn"):
+        with pytest.raises(KeyError, match=r"EstBN is already registered by torch\.nn"):
             ws_det.mmdet.registry.register_layers()
         assert MODELS.get("EstBN") is nn.Identity
     finally:
