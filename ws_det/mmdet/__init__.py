@@ -7,7 +7,9 @@ from ws_det.mmdet.environment import require_mmdet
 
 require_mmdet()  # before the imports that need it
 
+from ws_det.mmdet.curves import CurvesHook  # noqa: E402
 from ws_det.mmdet.hooks import SyncEstBNHook  # noqa: E402
+from ws_det.mmdet.pictures import PicturesHook  # noqa: E402
 from ws_det.mmdet.registry import register_layers  # noqa: E402
 
-__all__ = ["SyncEstBNHook", "register_layers"]
+__all__ = ["CurvesHook", "PicturesHook", "SyncEstBNHook", "register_layers"]

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.utils import import_modules_from_strings
 
 from ws_det.errors import InputError
 from ws_det.mmdet.data import dicts_of, set_data_root
@@ -18,7 +19,7 @@ from ws_det.paths import config_path
 
 # Where the parts live that `complete` adds; a config dumped to the work dir imports them again.
 _MODULES = ["ws_det.mmdet", "ws_det.mmdet.images", "ws_det.mmdet.report"]
-_HOOKS = ("SyncEstBNHook", "CocoReportHook")
+_HOOKS = ("SyncEstBNHook", "CurvesHook", "CocoReportHook")
 
 
 def load_config(
@@ -70,6 +71,7 @@ def complete(cfg: Config, launcher: str) -> None:
         cfg: The config, changed in place.
         launcher: As ``launch.process_group`` yields it.
     """
+    import_modules_from_strings(_MODULES)
     cfg.launcher = launcher
     imports = cfg.get("custom_imports") or dict(imports=[], allow_failed_imports=False)
     imports["imports"] = list(dict.fromkeys([*imports["imports"], *_MODULES]))

@@ -118,7 +118,8 @@ def test(
         checkpoint: Path or URL of the weights.
         work_dir: Where to write, ``work_dirs/<config>`` if nobody says.
         out: A ``.pkl`` for the predictions, as mmdet's tools write it.
-        show_dir: A folder for pictures of predictions beside truth, one an image and one grid.
+        show_dir: A folder for pictures of predictions beside truth: one an image, and the first
+            in ``predictions.png``. MMDetection draws those of the first process only.
         cfg_options: Values by dotted key.
         launcher: One of ``launch.LAUNCHERS``.
         data_root: Folder of a COCO-format set.
@@ -171,6 +172,7 @@ def _show(cfg: Config, folder: str) -> None:
     hook = cfg.default_hooks.setdefault("visualization", dict(type="DetVisualizationHook"))
     # Absolute: a relative one would be taken below the work dir and a time stamp.
     hook.update(draw=True, test_out_dir=str(Path(folder).absolute()))
+    cfg.custom_hooks.append(dict(type="PicturesHook", path=f"{folder}/predictions.png"))
 
 
 def _report(runner: Runner) -> dict[str, Any]:
