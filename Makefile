@@ -27,7 +27,7 @@ demo: export OMP_NUM_THREADS = 1
 demo: setup
 	@test -f $(DEMO_CONFIG) || { echo "error: no demo config for NORM=$(NORM): use GN-WS or BN" >&2; exit 2; }
 	$(BIN)/python tools/make_shapes_coco.py $(DEMO)/data
-	$(BIN)/torchrun --standalone --nproc_per_node 2 tools/train.py $(DEMO_CONFIG) \
+	$(BIN)/python -m torch.distributed.run --standalone --nproc_per_node 2 tools/train.py $(DEMO_CONFIG) \
 		--launcher pytorch --data-root $(DEMO)/data --work-dir $(DEMO_DIR)
 	$(BIN)/python tools/test.py $(DEMO_CONFIG) "$$(cat $(DEMO_DIR)/last_checkpoint)" \
 		--data-root $(DEMO)/data --work-dir $(DEMO_DIR)/test --show-dir $(DEMO_DIR)/pictures
@@ -36,4 +36,4 @@ test: setup
 	$(BIN)/python -m pytest -ra
 
 lint: setup
-	$(BIN)/ruff check .
+	$(BIN)/python -m ruff check .
