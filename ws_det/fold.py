@@ -44,7 +44,8 @@ def fold_ws(module: nn.Module) -> nn.Module:
         conv.__class__ = plain_classes[type(conv)]
         conv.weight = nn.Parameter(kernel, requires_grad=conv.weight.requires_grad)
         conv.ws_folded = True
-        conv.register_state_dict_post_hook(_mark)
+        # The public register_state_dict_post_hook came with torch 2.5, this one is in all.
+        conv._register_state_dict_hook(_mark)
     module.register_forward_pre_hook(_refuse_training)
     return module
 
