@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         data_root=args.data_root,
     )
     if result:  # the first process
-        print(f"{report.closing_line(result)}; checkpoints and curves in {result['work_dir']}")
+        print(f"{report.closing_line(result)}; checkpoints and curves.png in {result['work_dir']}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -38,8 +39,9 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        # torch's message goes on for lines about how to load it unsafely; its first clause says why
-        reason = str(error).rpartition("WeightsUnpickler error: ")[2].partition("\n")[0]
+        # torch says on one of many lines why it refuses, on the others how to load it unsafely
+        said = re.search(r"WeightsUnpickler error:\s*(.*)|(Trying to load .*)", str(error))
+        reason = said.group(said.lastindex) if said else str(error).partition("\n")[0]
         raise InputError(
             f"{path} is no checkpoint or holds more than tensors and plain data "
             f"({reason.partition('. ')[0]}): give a file saved as a state dict"

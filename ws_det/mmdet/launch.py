@@ -117,7 +117,8 @@ def _join(launcher: str) -> None:
     gpus = torch.cuda.device_count()
     check_gpus(int(os.environ.get(names[3], int(local_rank) + 1)), gpus)
     os.environ.update(RANK=rank, WORLD_SIZE=world_size, LOCAL_RANK=local_rank)
-    os.environ.setdefault("MASTER_ADDR", _first_host(launcher))
+    if "MASTER_ADDR" not in os.environ:
+        os.environ["MASTER_ADDR"] = _first_host(launcher)
     os.environ.setdefault("MASTER_PORT", "29500")
     if gpus:
         torch.cuda.set_device(int(local_rank))

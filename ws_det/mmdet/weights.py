@@ -121,5 +121,5 @@ def _harmless() -> list[Any]:
 def _history_method(owner: Any, name: str) -> Any:
     """The only ``getattr`` in such a checkpoint: a statistic of HistoryBuffer."""
     if owner is not HistoryBuffer or name not in ("min", "max", "mean", "current"):
-        raise UnpicklingError(f"WeightsUnpickler error: it reads {name!r} of {owner!r}")
+        raise UnpicklingError(f"it reads {name!r} of {owner!r}")
     return getattr(owner, name)
