@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,34 +16,49 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from ws_det.mmdet.report import write_json
+
 _APS = {"coco/bbox_mAP": "box AP", "coco/segm_mAP": "mask AP"}
-_KEPT = "ws_det_aps"  # in the message hub, which checkpoints carry: a resumed run draws all of it
 
 
 @HOOKS.register_module(force=True)
 class CurvesHook(Hook):
-    """Draw ``curves.png`` after each validation and at the end of training, on rank 0."""
+    """Draw ``curves.png`` after each validation and at the end of training, on rank 0.
+
+    MMEngine does not record at which iteration an AP was measured, and a checkpoint is saved
+    before the validation of its iteration. So the APs are kept in ``curves.json``.
+    """
+
+    def __init__(self) -> None:
+        self._aps: list[dict[str, Any]] = []
+
+    @master_only
+    def before_train(self, runner: Runner) -> None:
+        """Take up the APs of the run that is resumed; those of another run are past."""
+        path = Path(runner.work_dir, "curves.json")
+        kept = json.loads(path.read_text()) if path.is_file() else []
+        self._aps = [point for point in kept if point["iter"] <= runner.iter]
 
     @master_only
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Keep the APs, for MMEngine does not record at which iteration they were measured."""
-        found = {word: float(metrics[key]) for key, word in _APS.items() if key in (metrics or {})}
+        """Keep the APs and draw."""
+        found = {word: metrics[key] for key, word in _APS.items() if key in (metrics or {})}
         if found:
-            kept = runner.message_hub.runtime_info.get(_KEPT, [])
-            runner.message_hub.update_info(_KEPT, [*kept, {"iter": runner.iter, **found}])
+            self._aps.append({"iter": runner.iter, **found})
+            write_json(Path(runner.work_dir, "curves.json"), self._aps)
         self.after_train(runner)
 
     @master_only
     def after_train(self, runner: Runner) -> None:
-        """Draw what is recorded so far; nothing if that is nothing."""
+        """Draw what is recorded so far; nothing if no loss is."""
         losses = {
             key[len("train/") :]: history.data[0]
             for key, history in runner.message_hub.log_scalars.items()
             if key.startswith("train/") and "loss" in key
         }
         if "loss" in losses:
-            aps = runner.message_hub.runtime_info.get(_KEPT, [])
-            draw_curves(losses, aps, runner.iter, Path(runner.work_dir, "curves.png"))
+            path = Path(runner.work_dir, "curves.png")
+            draw_curves(losses, self._aps, runner.iter, path)
 
 
 def draw_curves(
