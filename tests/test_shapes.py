@@ -63,7 +63,7 @@ def test_visible_is_what_nothing_in_front_covers(monkeypatch: pytest.MonkeyPatch
     front, behind, hidden = np.zeros((3, 64, 64), bool)
     front[10:30, 10:30] = True
     behind[20:50, 20:50] = True  # 800 of 900 pixels stay
-    hidden[12:32, 12:32] = True  # 76 of 400 pixels would stay: under 40 %
+    hidden[12:32, 12:32] = True  # 76 of 400 pixels would stay: under half
     whole = [Thing(1, front), Thing(3, hidden), Thing(4, behind)]
     monkeypatch.setattr(scene, "_scene", lambda rng, size: whole)
     canvas = np.zeros((64, 64), int)

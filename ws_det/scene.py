@@ -13,7 +13,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 CATEGORIES = {1: "circle", 3: "square", 4: "triangle", 8: "star", 13: "ring"}  # gaps, as in COCO
-MIN_VISIBLE = 0.4  # a shape that would show less of itself is left out of the picture
+MIN_VISIBLE = 0.5  # a shape that would show less of itself is left out of the picture
 CROWD_RATE = 0.08
 
 Rng = np.random.Generator
@@ -58,7 +58,7 @@ def _scene(rng: Rng, size: int) -> list[Thing]:
     things = []
     for _ in range(rng.integers(2, 6)):
         category_id = int(rng.choice(list(CATEGORIES)))
-        centre, radius = rng.uniform(0.1, 0.9, 2) * size, rng.uniform(0.1, 0.25) * size
+        centre, radius = rng.uniform(0.12, 0.88, 2) * size, rng.uniform(0.12, 0.26) * size
         things.append(Thing(category_id, _outline(rng, category_id, centre, radius, size)))
     if rng.random() < CROWD_RATE:
         category_id = int(rng.choice(list(CATEGORIES)))
