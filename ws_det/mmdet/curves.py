@@ -121,7 +121,7 @@ def _draw_aps(ax: Axes, aps: Sequence[Mapping[str, Any]]) -> None:
             ax.annotate(
                 f"{points[-1][1]:.3f}",
                 points[-1],
-                xytext=(0, 7),
+                xytext=(0, -17 if index else 8),
                 textcoords="offset points",
                 ha="center",
                 color=f"C{index}",
