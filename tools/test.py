@@ -23,7 +23,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--work-dir", help="where to write (default: work_dirs/CONFIG)")
     parser.add_argument("--data-root", help="folder of a COCO-format set; it names the classes")
     parser.add_argument("--out", metavar="X.pkl", help="write the predictions")
-    parser.add_argument("--show-dir", help="write pictures of predictions beside truth")
+    parser.add_argument(
+        "--show-dir", help="write pictures of predictions beside truth, those of the first process"
+    )
     parser.add_argument(
         "--cfg-options",
         nargs="+",

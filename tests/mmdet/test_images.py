@@ -22,9 +22,7 @@ def image(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("tail", [b"", b"\0\0", b"something after the picture"])
-def test_whole_images_are_mmcvs(image: Path, tail: bytes) -> None:
-    image.write_bytes(image.read_bytes() + tail)
+def test_whole_images_are_mmcvs(image: Path) -> None:
     ours = LoadNamedImage()(dict(img_path=str(image)))["img"]
     assert np.array_equal(ours, LoadImageFromFile()(dict(img_path=str(image)))["img"])
 

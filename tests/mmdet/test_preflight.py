@@ -168,6 +168,18 @@ def test_auto_scale_lr_without_base(
     assert "base_batch_size" in refuse("--data-root", coco_set, "--auto-scale-lr", config=config)
 
 
+def test_out_and_show_dir_not_writable(
+    refusal: Refusal, tiny_config: Path, coco_set: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("kept")
+    for flag, path in (("--out", file / "found.pkl"), ("--show-dir", file)):
+        work_dir = tmp_path / "work"
+        options = ["--data-root", coco_set, "--work-dir", work_dir, flag, path]
+        assert str(file) in refusal(test, tiny_config, "c.pth", *options)
+        assert not work_dir.exists() and file.read_text() == "kept"
+
+
 def test_out_that_is_no_pickle(refusal: Refusal, tiny_config: Path) -> None:
     assert "found.txt" in refusal(test, tiny_config, "c.pth", "--out", "found.txt")
 

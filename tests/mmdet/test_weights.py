@@ -122,9 +122,12 @@ def test_weights_of_another_depth(backbone: torch.nn.Module, tmp_path: Path) -> 
 
 
 def test_folded_weights(backbone: torch.nn.Module, tmp_path: Path) -> None:
-    torch.save(fold_ws(copy.deepcopy(backbone)).state_dict(), tmp_path / "w.pth")
-    with pytest.raises(InputError, match="folded from WS"):
-        fit.check_backbone(backbone, str(tmp_path / "w.pth"))
+    """A mark in the metadata tells, alone and inside a detector."""
+    folded = fold_ws(copy.deepcopy(backbone))
+    for module, prefix in ((folded, None), (torch.nn.ModuleDict({"backbone": folded}), "backbone")):
+        torch.save(module.state_dict(), tmp_path / "w.pth")
+        with pytest.raises(InputError, match="folded from WS"):
+            fit.check_backbone(backbone, str(tmp_path / "w.pth"), prefix)
 
 
 @pytest.mark.parametrize("option", [{"adaptive": True}, {"center": False}])

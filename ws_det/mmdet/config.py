@@ -41,7 +41,7 @@ def load_config(
     Raises:
         InputError: If the config is missing or broken, an option unknown, or the set unusable.
     """
-    path = name if osp.exists(name) or osp.dirname(name) else config_path(name)
+    path = name if osp.isfile(name) or osp.dirname(name) else config_path(name)
     if not osp.isfile(path):
         raise InputError(f"there is no config {path}: give a file, or a supplied config's name")
     try:

@@ -61,7 +61,6 @@ def check_data(cfg: Config, parts: Sequence[str]) -> None:
     Raises:
         InputError: For the first fault found.
     """
-    order: tuple[str, list[str]] | None = None
     for part in parts:
         for dataset in datasets_of(cfg, part):
             root = dataset.get("data_root") or "."
@@ -76,13 +75,7 @@ def check_data(cfg: Config, parts: Sequence[str]) -> None:
             if not path.endswith(".json"):
                 continue
             annotations = read_annotations(path)
-            names = _check_categories(cfg, dataset, path, annotations)
-            if order and names != order[1]:
-                raise InputError(
-                    f"{path} and {order[0]} list their categories in another order, and labels "
-                    f"follow that order: write both files with the same categories list"
-                )
-            order = order or (path, names)
+            _check_categories(cfg, dataset, path, category_names(annotations))
             _check_images(part, dataset, path, annotations["images"])
 
 
@@ -159,8 +152,8 @@ def _classes(dataset: Any) -> Sequence[str]:
     return given or DATASETS.get(dataset.type).METAINFO.get("classes", ())
 
 
-def _check_categories(cfg: Config, dataset: Any, path: str, annotations: dict) -> list[str]:
-    names, classes = category_names(annotations), _classes(dataset)
+def _check_categories(cfg: Config, dataset: Any, path: str, names: Sequence[str]) -> None:
+    classes = _classes(dataset)
     absent = [name for name in classes if name not in names]
     if absent:
         raise InputError(
@@ -176,10 +169,10 @@ def _check_categories(cfg: Config, dataset: Any, path: str, annotations: dict) -
     named = [name for name in names if name in classes]
     if named != list(classes):
         raise InputError(
-            f"the config's classes are not in the order of {path} ({classes[0]} is first, there "
-            f"{named[0]}), and labels follow the file: pass --data-root FOLDER, or reorder them"
+            f"{path} lists its categories in another order ({', '.join(named[:3])}, ...) than the "
+            f"classes are in ({', '.join(classes[:3])}, ...), and mmdet takes labels from each "
+            f"file's order: write all annotation files with the categories in one order"
         )
-    return named
 
 
 def _check_images(part: str, dataset: Any, path: str, images: list[dict[str, Any]]) -> None:

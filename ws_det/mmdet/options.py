@@ -28,7 +28,7 @@ _TOP_LEVEL = {
     "model_wrapper_cfg",
     "sync_bn",
 }
-_EVERYWHERE = {"_delete_", "_scope_", "constructor", "init_cfg", "paramwise_cfg", "requires_grad"}
+_EVERYWHERE = {"_delete_", "_scope_", "constructor", "paramwise_cfg", "requires_grad"}
 _DATALOADER = {"dataset", "num_batch_per_epoch", *inspect.signature(DataLoader).parameters}
 
 

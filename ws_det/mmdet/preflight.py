@@ -48,7 +48,7 @@ def check_test(cfg: Config, written: Sequence[str] = ()) -> None:
 
     Args:
         cfg: The config.
-        written: Other files and folders that the test will write.
+        written: Other folders that the test will write to.
 
     Raises:
         InputError: For the first fault found.
@@ -65,8 +65,6 @@ def _check_writable(path: str, flag: str) -> None:
     target = Path(path).absolute()
     existing = next(p for p in (target, *target.parents) if p.exists())
     try:
-        if target.is_file() and target.suffix in (".pkl", ".pickle"):
-            existing = target.parent
         with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:

@@ -141,7 +141,8 @@ def test(
             if show_dir:
                 _show(cfg, show_dir)
             if launch.is_local_main():
-                preflight.check_test(cfg, [path for path in (out, show_dir) if path])
+                folders = [out and str(Path(out).parent), show_dir]
+                preflight.check_test(cfg, [folder for folder in folders if folder])
         use_safe_loader()
         runner = AccumulatingRunner.from_cfg(cfg)
         if out:
