@@ -94,12 +94,15 @@ def test_editable_install_has_configs_and_tools(checkout: Path, tmp_path: Path) 
     run("-c", build.format(str(tmp_path)), cwd=checkout)
     site = tmp_path / "site"
     pip_install(next(tmp_path.glob("*.whl")), site)
+    # -S: without the .pth files of this environment, which may have an editable install itself.
+    packages = [path for path in sys.path if path.endswith("-packages")]
     code = f"""
-import site
+import site, sys
+sys.path += {packages!r}
 site.addsitedir({str(site)!r})  # reads the .pth files, as a virtual environment does
 import ws_det, ws_det.tools.train
 print(ws_det.tools.train.__file__, ws_det.config_path({NAME!r}))
 """
-    tool, config = run("-c", code, cwd=tmp_path).split()
+    tool, config = run("-S", "-c", code, cwd=tmp_path).split()
     assert Path(tool) == checkout / "tools/train.py"
     assert Path(config) == checkout / f"configs/mmdet/{NAME}.py"
