@@ -98,8 +98,8 @@ def test_editable_install_has_configs_and_tools(checkout: Path, tmp_path: Path) 
     packages = [path for path in sys.path if path.endswith("-packages")]
     code = f"""
 import site, sys
-sys.path += {packages!r}
 site.addsitedir({str(site)!r})  # reads the .pth files, as a virtual environment does
+sys.path += {packages!r}
 import ws_det, ws_det.tools.train
 print(ws_det.tools.train.__file__, ws_det.config_path({NAME!r}))
 """

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -15,6 +15,7 @@ import pytest
 
 pytest.importorskip("mmdet")
 
+from mmengine.registry import DefaultScope
 from PIL import Image
 
 from ws_det.errors import run_tool
@@ -56,6 +57,13 @@ for loader, resize in ((train_dataloader, 2), (val_dataloader, 1), (test_dataloa
 train_cfg = dict(max_epochs=1)
 default_hooks = dict(logger=dict(interval=1))
 """
+
+
+@pytest.fixture(autouse=True)
+def scope() -> Iterator[None]:
+    """MMDetection's scope for every test: a Runner leaves its own behind for the process."""
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        yield
 
 
 @pytest.fixture(scope="session")

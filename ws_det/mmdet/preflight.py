@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 from mmengine.runner import find_latest_checkpoint
 from torch import nn
 
@@ -75,7 +76,9 @@ def _check_writable(path: str, flag: str) -> None:
 
 def _build(cfg: Config) -> nn.Module:
     try:
-        return MODELS.build(cfg.model)
+        # A run before in the same process leaves its scope behind.
+        with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmdet")):
+            return MODELS.build(cfg.model)
     except (AssertionError, KeyError, TypeError, ValueError) as error:
         reason = str(error).strip("'\"").splitlines()[0]
         raise InputError(f"the config's model cannot be built ({reason}): correct it") from error
