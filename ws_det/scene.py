@@ -1,7 +1,7 @@
 """Pictures of drawn shapes, and which pixels of each shape can be seen.
 
 Every picture has a patterned background, overlapping shapes, and now and then a crowd. The outline
-alone makes the class: colour, size, angle and place are drawn without looking at it.
+alone makes the class: colour, size, tilt and place are drawn without looking at it.
 """
 
 from __future__ import annotations
@@ -72,10 +72,11 @@ def _scene(rng: Rng, size: int) -> list[Thing]:
 def _outline(
     rng: Rng, category_id: int, centre: np.ndarray, radius: float, size: int
 ) -> np.ndarray:
-    """Fill one shape at a random angle: mask (size, size)."""
+    """Fill one shape, tilted by up to 20 degrees: mask (size, size)."""
     name = CATEGORIES[category_id]
     corners = {"circle": 40, "ring": 40, "square": 4, "triangle": 3, "star": 10}[name]
-    angles = rng.uniform(0, 2 * np.pi) + np.arange(corners) * 2 * np.pi / corners
+    first = {"square": np.pi / 4}.get(name, -np.pi / 2)  # upright
+    angles = first + rng.uniform(-0.35, 0.35) + np.arange(corners) * 2 * np.pi / corners
     reach = np.where(np.arange(corners) % 2, 0.45 if name == "star" else 1.0, 1.0)
     unit = reach[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
     mask = _fill(centre + radius * unit, size)
