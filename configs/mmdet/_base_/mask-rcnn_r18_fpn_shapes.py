@@ -56,8 +56,8 @@ val_evaluator = dict(
 test_evaluator = val_evaluator
 
 # Each step sees 2 images; the last weights are kept.
-max_iters = 1500
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=500)
+max_iters = 1800
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=600)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(
