@@ -89,10 +89,17 @@ def write_set(root: Path, train: int = 6, val: int = 4, empty: Sequence[int] = (
                 w, h = (60, 12) if category["name"] == "bar" else (30, 30)
                 pixels[y : y + h, x : x + w] //= 4
                 corners = [x, y, x + w, y, x + w, y + h, x, y + h]
-                annotations.append({
-                    "id": len(annotations) + 1, "image_id": i + 1, "iscrowd": 0, "area": w * h,
-                    "category_id": category["id"], "bbox": [x, y, w, h],
-                    "segmentation": [corners]})
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": i + 1,
+                        "iscrowd": 0,
+                        "area": w * h,
+                        "category_id": category["id"],
+                        "bbox": [x, y, w, h],
+                        "segmentation": [corners],
+                    }
+                )
             Image.fromarray(pixels).save(root / f"{part}2017" / f"{i}.jpg")
         content = {"images": images, "annotations": annotations, "categories": CATEGORIES}
         (root / "annotations" / f"instances_{part}2017.json").write_text(json.dumps(content))
@@ -115,7 +122,10 @@ def run(
     environment = os.environ | {"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [*command, str(REPO / "tools" / f"{tool}.py"), *(str(arg) for arg in args)],
-        env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
         timeout=timeout,
     )
 
@@ -127,8 +137,16 @@ def trained(
     """The work dir and output of one epoch on two processes, 3 iterations each."""
     work_dir = tmp_path_factory.mktemp("trained") / "work"
     done = run(
-        "train", tiny_config, "--data-root", coco_set, "--work-dir", work_dir,
-        "--launcher", "pytorch", "--auto-scale-lr", processes=2,
+        "train",
+        tiny_config,
+        "--data-root",
+        coco_set,
+        "--work-dir",
+        work_dir,
+        "--launcher",
+        "pytorch",
+        "--auto-scale-lr",
+        processes=2,
     )
     assert done.returncode == 0, done.stdout[-3000:]
     return work_dir, done.stdout

@@ -46,8 +46,11 @@ def test_other_launchers_join(launcher: str) -> None:
     environment = os.environ | variables | {"MASTER_PORT": "29571", "PYTHONPATH": str(REPO)}
     environment.pop("CUDA_VISIBLE_DEVICES", None)
     done = subprocess.run(
-        [sys.executable, "-c", code], env=environment | {"CUDA_VISIBLE_DEVICES": "-1"},
-        capture_output=True, text=True, timeout=120,
+        [sys.executable, "-c", code],
+        env=environment | {"CUDA_VISIBLE_DEVICES": "-1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.stdout.splitlines()[-1:] == ["gloo 0 1 True"], done.stderr
 
@@ -55,8 +58,15 @@ def test_other_launchers_join(launcher: str) -> None:
 def test_two_processes_refuse_with_one_sentence(tiny_config: Path, tmp_path: Path) -> None:
     """Only the first process checks the data; both end, one speaks, nothing is written."""
     done = run(
-        "train", tiny_config, "--data-root", "/nowhere", "--work-dir", tmp_path / "work",
-        "--launcher", "pytorch", processes=2,
+        "train",
+        tiny_config,
+        "--data-root",
+        "/nowhere",
+        "--work-dir",
+        tmp_path / "work",
+        "--launcher",
+        "pytorch",
+        processes=2,
     )
     assert done.returncode != 0
     assert done.stdout.count("error: ") == 1 and "/nowhere" in done.stdout

@@ -31,16 +31,18 @@ def jittered(truth: COCO, seed: int) -> list[dict]:
         labels[wrong] = rng.integers(0, len(ids), wrong.sum())
         masks = [np.roll(truth.annToMask(a), rng.integers(0, 3), 0) for a in annotations]
         masks = np.array(masks).reshape(-1, image["height"], image["width"])
-        predictions.append({
-            "img_id": image["id"],
-            "ori_shape": (image["height"], image["width"]),
-            "pred_instances": {
-                "bboxes": torch.tensor(boxes, dtype=torch.float32),
-                "labels": torch.tensor(labels),
-                "scores": torch.tensor(rng.random(len(labels)), dtype=torch.float32),
-                "masks": torch.tensor(masks, dtype=torch.bool),
-            },
-        })
+        predictions.append(
+            {
+                "img_id": image["id"],
+                "ori_shape": (image["height"], image["width"]),
+                "pred_instances": {
+                    "bboxes": torch.tensor(boxes, dtype=torch.float32),
+                    "labels": torch.tensor(labels),
+                    "scores": torch.tensor(rng.random(len(labels)), dtype=torch.float32),
+                    "masks": torch.tensor(masks, dtype=torch.bool),
+                },
+            }
+        )
     return predictions
 
 
@@ -86,9 +88,16 @@ def test_nothing_found(coco_set: Path) -> None:
     """A model that finds nothing has AP 0, not no AP; -1 only where the set has no such size."""
     file = coco_set / "annotations/instances_val2017.json"
     none = [
-        {"img_id": i, "ori_shape": (64, 96), "pred_instances": {
-            "bboxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long),
-            "scores": torch.zeros(0), "masks": torch.zeros(0, 64, 96, dtype=torch.bool)}}
+        {
+            "img_id": i,
+            "ori_shape": (64, 96),
+            "pred_instances": {
+                "bboxes": torch.zeros(0, 4),
+                "labels": torch.zeros(0, dtype=torch.long),
+                "scores": torch.zeros(0),
+                "masks": torch.zeros(0, 64, 96, dtype=torch.bool),
+            },
+        }
         for i in range(1, 5)
     ]
     _, numbers = evaluate(file, none)

@@ -109,8 +109,14 @@ def test_corrupt_image(tiny_config: Path, bad_set: Path, tmp_path: Path) -> None
     image = bad_set / "train2017/4.jpg"
     image.write_bytes(image.read_bytes()[:-400])
     done = run(
-        "train", tiny_config, "--data-root", bad_set, "--work-dir", tmp_path / "work",
-        "--cfg-options", "train_dataloader.num_workers=1",
+        "train",
+        tiny_config,
+        "--data-root",
+        bad_set,
+        "--work-dir",
+        tmp_path / "work",
+        "--cfg-options",
+        "train_dataloader.num_workers=1",
     )
     assert done.returncode == 2
     assert done.stdout.splitlines()[-1].startswith(f"error: the image {image} cannot be read")
@@ -221,8 +227,14 @@ class Damage:
 @pytest.mark.parametrize("damage", ["missing", "truncated", "code", "other_model"])
 @pytest.mark.parametrize("tool", ["test", "resume"])
 def test_bad_checkpoint(
-    refuse: Refusal, refusal: Refusal, tiny_config: Path, coco_set: Path, tmp_path: Path,
-    trained: tuple[Path, str], damage: str, tool: str,
+    refuse: Refusal,
+    refusal: Refusal,
+    tiny_config: Path,
+    coco_set: Path,
+    tmp_path: Path,
+    trained: tuple[Path, str],
+    damage: str,
+    tool: str,
 ) -> None:
     """Neither tool loads it, and its code does not run."""
     path = Path(shutil.copy(trained[0] / "epoch_1.pth", tmp_path / "c.pth"))

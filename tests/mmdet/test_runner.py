@@ -49,13 +49,24 @@ def test_resume_continues(trained: tuple[Path, str], tiny_config: Path, coco_set
     """Oracle: the iteration numbers in the log and the optimizer's step in the checkpoint."""
     work_dir, _ = trained
     done = run(
-        "train", tiny_config, "--data-root", coco_set, "--work-dir", work_dir, "--resume",
-        "--cfg-options", "train_cfg.max_epochs=2", processes=2,  # and torchrun finds itself
+        "train",
+        tiny_config,
+        "--data-root",
+        coco_set,
+        "--work-dir",
+        work_dir,
+        "--resume",
+        "--cfg-options",
+        "train_cfg.max_epochs=2",
+        processes=2,  # and torchrun finds itself
     )
     assert done.returncode == 0, done.stdout[-3000:]
     assert "resumed epoch: 1, iter: 3" in done.stdout
     assert re.findall(r"Epoch\(train\) +\[(\d)\]\[(\d)/3\]", done.stdout) == [
-        ("2", "1"), ("2", "2"), ("2", "3")]
+        ("2", "1"),
+        ("2", "2"),
+        ("2", "3"),
+    ]
     assert load_safely(str(work_dir / "epoch_2.pth"))["meta"]["iter"] == 6
 
 
@@ -65,9 +76,18 @@ def test_two_processes_test(
     """Oracle: pycocotools on the predictions of --out, and the pictures' names."""
     work_dir, _ = trained
     done = run(
-        "test", tiny_config, work_dir / "epoch_1.pth", "--data-root", coco_set,
-        "--work-dir", tmp_path / "work", "--out", tmp_path / "found.pkl",
-        "--show-dir", tmp_path / "pictures", processes=2,
+        "test",
+        tiny_config,
+        work_dir / "epoch_1.pth",
+        "--data-root",
+        coco_set,
+        "--work-dir",
+        tmp_path / "work",
+        "--out",
+        tmp_path / "found.pkl",
+        "--show-dir",
+        tmp_path / "pictures",
+        processes=2,
     )
     assert done.returncode == 0, done.stdout[-3000:]
     assert_equals_pycocotools(
@@ -87,8 +107,16 @@ def test_rank_without_truth_does_not_hang(tiny_config: Path, tmp_path: Path) -> 
     """
     root = write_set(tmp_path / "set", train=6, val=2, empty=(1, 3, 5))
     done = run(
-        "train", tiny_config, "--data-root", root, "--work-dir", tmp_path / "work",
-        "--cfg-options", "train_dataloader.sampler.shuffle=False", processes=2, timeout=120,
+        "train",
+        tiny_config,
+        "--data-root",
+        root,
+        "--work-dir",
+        tmp_path / "work",
+        "--cfg-options",
+        "train_dataloader.sampler.shuffle=False",
+        processes=2,
+        timeout=120,
     )
     assert done.returncode == 0, done.stdout[-3000:]
     assert len(re.findall(r" loss: ", done.stdout)) == 3
@@ -116,10 +144,12 @@ def test_optimizer_gets_the_accumulated_rate(tmp_path: Path) -> None:
     model = torch.nn.Linear(1, 1)
     groups = [{"params": [model.weight]}, {"params": [model.bias], "lr": 0.01}]
     wrapper = OptimWrapper(torch.optim.SGD(groups, lr=0.02), accumulative_counts=8)
-    config = Config(dict(
-        train_dataloader=dict(batch_size=4),
-        optim_wrapper=dict(optimizer=dict(lr=0.02), accumulative_counts=8),
-    ))
+    config = Config(
+        dict(
+            train_dataloader=dict(batch_size=4),
+            optim_wrapper=dict(optimizer=dict(lr=0.02), accumulative_counts=8),
+        )
+    )
     runner = AccumulatingRunner(
         torch.nn.Module(), str(tmp_path), cfg=config, experiment_name="accumulated_rate"
     )
@@ -135,6 +165,7 @@ def test_r50_on_real_coco(tiny_coco: Path, tmp_path: Path) -> None:
 
     Oracle: pycocotools on the predictions of --out.
     """
+
     def options(part: str, resize: int) -> list[str]:
         dataset = f"{part}_dataloader.dataset"
         return [
@@ -149,19 +180,40 @@ def test_r50_on_real_coco(tiny_coco: Path, tmp_path: Path) -> None:
     small = ["model.train_cfg.rpn_proposal.max_per_img=64", "model.train_cfg.rcnn.sampler.num=32"]
     small += ["model.test_cfg.rpn.max_per_img=32"]
     done = run(
-        "train", name, "--data-root", tiny_coco, "--work-dir", tmp_path / "work", "--cfg-options",
-        *small, *options("train", 2), *options("val", 1), "model.backbone.init_cfg=None",
-        "train_cfg.max_epochs=1", "train_dataloader.dataset.indices=3",
-        "val_dataloader.dataset.indices=2", "train_dataloader.batch_size=1",
+        "train",
+        name,
+        "--data-root",
+        tiny_coco,
+        "--work-dir",
+        tmp_path / "work",
+        "--cfg-options",
+        *small,
+        *options("train", 2),
+        *options("val", 1),
+        "model.backbone.init_cfg=None",
+        "train_cfg.max_epochs=1",
+        "train_dataloader.dataset.indices=3",
+        "val_dataloader.dataset.indices=2",
+        "train_dataloader.batch_size=1",
         "default_hooks.logger.interval=1",
     )
     assert done.returncode == 0, done.stdout[-3000:]
     losses = [float(x) for x in re.findall(r" loss: (\S+)", done.stdout)]
     assert len(losses) == 3 and all(map(math.isfinite, losses))
     done = run(
-        "test", name, tmp_path / "work/epoch_1.pth", "--data-root", tiny_coco,
-        "--work-dir", tmp_path / "test", "--out", tmp_path / "found.pkl", "--cfg-options",
-        *small, *options("test", 1), "model.test_cfg.rcnn.score_thr=0.0",
+        "test",
+        name,
+        tmp_path / "work/epoch_1.pth",
+        "--data-root",
+        tiny_coco,
+        "--work-dir",
+        tmp_path / "test",
+        "--out",
+        tmp_path / "found.pkl",
+        "--cfg-options",
+        *small,
+        *options("test", 1),
+        "model.test_cfg.rcnn.score_thr=0.0",
         "model.test_cfg.rcnn.max_per_img=20",
     )
     assert done.returncode == 0, done.stdout[-3000:]
@@ -183,12 +235,14 @@ def assert_equals_pycocotools(annotations: Path, found: Path, work_dir: Path) ->
             found = prediction["pred_instances"]
             for i, (x1, y1, x2, y2) in enumerate(found["bboxes"].tolist()):
                 box, mask = [x1, y1, x2 - x1, y2 - y1], found["masks"][i]
-                results.append({
-                    "image_id": prediction["img_id"],
-                    "category_id": ids[int(found["labels"][i])],
-                    "score": float(found["scores"][i]),
-                    **({"bbox": box} if kind == "bbox" else {"segmentation": mask}),
-                })
+                results.append(
+                    {
+                        "image_id": prediction["img_id"],
+                        "category_id": ids[int(found["labels"][i])],
+                        "score": float(found["scores"][i]),
+                        **({"bbox": box} if kind == "bbox" else {"segmentation": mask}),
+                    }
+                )
         evaluation = COCOeval(truth, truth.loadRes(results), kind)
         evaluation.evaluate()
         evaluation.accumulate()
