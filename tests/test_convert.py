@@ -199,9 +199,34 @@ def test_bad_options_change_nothing(options, error, message):
     assert [type(m) for m in model.modules()] == classes
 
 
-def test_lone_modules():
-    """Oracle: nothing is known to follow a lone convolution; a lone batch norm is swapped."""
-    assert type(convert_to_ws(nn.Conv2d(3, 4, 3))) is nn.Conv2d
+@pytest.mark.parametrize(
+    "module, message",
+    [
+        (nn.Conv2d(3, 4, 3), r"Conv2d has no .* \(Conv2d: no norm follows it\)"),
+        (nn.Linear(3, 4), r"Linear has no .* \(it has none\)"),
+        (
+            nn.Sequential(*[nn.Conv2d(4, 4, 3) for _ in range(5)]),
+            r"Sequential .* \(0: no norm follows it; 1: .*; 2: no norm follows it; and 2 more\)",
+        ),
+    ],
+)
+def test_nothing_to_convert_is_an_error(module, message):
+    """Oracle: ValueError with the class and the first reasons, as fold_ws has it."""
+    with pytest.raises(ValueError, match=f"nothing to convert: {message}"):
+        convert_to_ws(module)
+
+
+def test_what_is_converted_already_is_no_error():
+    """Oracle: the classes after the first call; a filter that refuses all is the reason given."""
+    model = network()
+    classes = [type(m) for m in convert_to_ws(model).modules()]
+    assert [type(m) for m in convert_to_ws(model).modules()] == classes
+    with pytest.raises(ValueError, match="filter_fn said no"):
+        convert_to_ws(Block(8), lambda *_: False)
+
+
+def test_a_lone_batch_norm_is_swapped():
+    """Oracle: it has its whole place to itself."""
     new = convert_to_ws(nn.BatchNorm2d(4), norm=partial(nn.GroupNorm, 2))
     assert isinstance(new, nn.GroupNorm)
 

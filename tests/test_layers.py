@@ -362,6 +362,23 @@ def test_no_item_in_any_forward():
     assert WSConv2d(4, 8, 3, device="meta")(x).shape == (2, 8, 4, 4)
 
 
+def test_frozen_est_bn_keeps_its_estimates():
+    """Oracle: the layer in eval mode; without affine parameters nothing can be frozen."""
+    layer = BatchChannelNorm2d(8, 4, estimate=True)
+    x = torch.randn(2, 8, 6, 5)
+    layer(x)  # statistics of some kind
+    layer.requires_grad_(False)
+    before = copy.deepcopy(layer.state_dict())
+    out = layer.train()(x)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in layer.state_dict().items())
+    assert torch.equal(out, layer.eval()(x))
+    layer.train().requires_grad_(True)(x)
+    assert not torch.equal(layer.bn.running_mean, before["bn.running_mean"])
+    plain = EstBatchNorm2d(8, affine=False)
+    plain(x)
+    assert plain.running_mean.any()
+
+
 def test_est_bn_refuses_other_ranks():
     """Oracle: ValueError with the shape."""
     with pytest.raises(ValueError, match=r"\(8, 6\)"):

@@ -107,7 +107,7 @@ def convert_to_ws(
         convert_to_ws(model, norm=functools.partial(torch.nn.GroupNorm, 32))
 
     Args:
-        module: The model. Of a lone convolution it is not known what follows, so it stays.
+        module: The model.
         filter_fn: Called with (module, qualified name); False leaves that module alone.
         norm: Builds the norm that replaces a batch norm from its number of channels. Weight, bias
             and, where the new norm has such, statistics of the batch norm are reused: by the
@@ -121,10 +121,12 @@ def convert_to_ws(
 
     Raises:
         TypeError: If an option is unknown. Here and below nothing has been changed then.
-        ValueError: If an option is bad, or a norm cannot be built, for example because its groups
-            do not divide the channels.
+        ValueError: If there is nothing to change and no WS convolution in the module, as for a
+            lone convolution, of which it is not known what follows; if an option is bad, or a norm
+            cannot be built, for example because its groups do not divide the channels.
     """
     plan = plan_conversion(module, filter_fn, swap_norms=norm is not None)
+    _refuse_empty(plan, module)
     _to_ws(nn.Conv1d(2, 1, 1, device="meta"), ws_options)
     swaps = {
         change.module: _build_norm(norm, change)
@@ -141,6 +143,18 @@ def convert_to_ws(
             if child in swaps:
                 parent._modules[name] = swaps[child]
     return swaps.get(module, module)
+
+
+def _refuse_empty(plan: list[Change], module: nn.Module) -> None:
+    if any(c.action != "skip" or isinstance(c.module, layers.WeightStandardized) for c in plan):
+        return
+    reasons = [f"{c.name or type(c.module).__name__}: {c.reason}" for c in plan[:3]]
+    if len(plan) > len(reasons):
+        reasons.append(f"and {len(plan) - len(reasons)} more")
+    raise ValueError(
+        f"nothing to convert: {type(module).__name__} has no convolution that can become a WS "
+        f"convolution ({'; '.join(reasons) or 'it has none'})"
+    )
 
 
 def _judge(conv: nn.Module, norm: nn.Module | None) -> tuple[str, str]:

@@ -193,6 +193,10 @@ class EstBatchNorm2d(nn.InstanceNorm2d):
     See :func:`ws_det.functional.est_batch_norm` for the formula. In DDP every rank updates its own
     buffers; ``average_estimates`` makes them equal after a step.
 
+    A frozen layer, one whose weight needs no gradient, keeps its estimates in training mode too:
+    freezing a pretrained stage (Detectron2's ``FREEZE_AT``, MMDetection's ``requires_grad=False``
+    of a norm) then freezes all of it.
+
     It is no ``_BatchNorm``, on purpose: detectors put every ``_BatchNorm`` into eval mode
     (MMDetection's ``norm_eval``) or swap it for a frozen one (Detectron2's ``freeze``), and either
     would stop the estimates without a word. As an ``InstanceNorm2d``, with the same parameters and
@@ -224,10 +228,11 @@ class EstBatchNorm2d(nn.InstanceNorm2d):
         super().__init__(num_features, eps, momentum, affine, True, device, dtype)
 
     def forward(self, input: Tensor) -> Tensor:
-        """(N, C, H, W) -> the same shape; in training the estimates move first."""
+        """(N, C, H, W) -> the same shape; in training the estimates move first, unless frozen."""
         if input.ndim != 4:
             raise ValueError(f"EstBatchNorm2d expects (N, C, H, W), got {tuple(input.shape)}")
-        if self.training and input.numel():
+        learns = self.learns()
+        if learns and input.numel():
             self.num_batches_tracked.add_(1)
         return functional.est_batch_norm(
             input,
@@ -235,10 +240,14 @@ class EstBatchNorm2d(nn.InstanceNorm2d):
             self.running_var,
             self.weight,
             self.bias,
-            training=self.training,
+            training=learns,
             momentum=self.momentum,
             eps=self.eps,
         )
+
+    def learns(self) -> bool:
+        """Whether a forward pass moves the estimates: in training mode and not frozen."""
+        return self.training and (self.weight is None or self.weight.requires_grad)
 
 
 class BatchChannelNorm2d(nn.GroupNorm):
@@ -304,14 +313,15 @@ def average_estimates(module: nn.Module) -> None:
     """Make the estimates of every EstBatchNorm2d equal on all ranks, with one all-reduce.
 
     An update is linear in the batch statistics, so ranks that start a step equal and average
-    after it hold the estimate of the whole batch. Does nothing without a process group.
+    after it hold the estimate of the whole batch. Layers that do not learn are left alone. Does
+    nothing without a process group.
 
     Args:
         module: Searched for EstBatchNorm2d layers; the same model on every rank.
     """
     if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
         return
-    layers = [layer for layer in module.modules() if isinstance(layer, EstBatchNorm2d)]
+    layers = [m for m in module.modules() if isinstance(m, EstBatchNorm2d) and m.learns()]
     buffers = [b for layer in layers for b in (layer.running_mean, layer.running_var)]
     if not buffers:
         return

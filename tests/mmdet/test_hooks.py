@@ -166,3 +166,18 @@ def test_settings_that_stop_statistics_are_named(estimate, options, setting):
         assert len(messages) == 1
         assert messages[0].startswith(f"{setting} of backbone")
         assert f"{len(stopped)} " in messages[0]
+
+
+def test_norms_without_gradient_are_named():
+    """Oracle: whether statistics really move; a frozen stage is named once, by its own setting."""
+    norm_cfg = dict(type="BCN", num_groups=4, estimate=True, requires_grad=False)
+    backbone = MODELS.build(RESNET | dict(frozen_stages=0, norm_eval=False, norm_cfg=norm_cfg))
+    backbone.train()
+    before = {n: b.clone() for n, b in backbone.named_buffers()}
+    backbone(torch.randn(1, 3, 64, 64))
+    assert all(torch.equal(b, before[n]) for n, b in backbone.named_buffers())
+    layers = sum(n.endswith("running_mean") for n in before)
+    messages = stopped_statistics(nn.ModuleDict({"backbone": backbone}))
+    assert [m.split(" ")[0] for m in messages] == ["frozen_stages=0", "requires_grad=False"]
+    assert " of 1 EstBN" in messages[0]
+    assert f" of {layers - 1} EstBN" in messages[1]

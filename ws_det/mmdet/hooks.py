@@ -43,7 +43,8 @@ def stopped_statistics(model: nn.Module) -> list[str]:
         model: In training mode.
 
     Returns:
-        One sentence for each backbone (or other part) with such a setting; empty if none.
+        One sentence for each backbone (or other part) with such a setting, and one for layers
+        frozen by ``requires_grad=False``; empty if none.
     """
     statistics = {
         name: module for name, module in model.named_modules() if isinstance(module, EstBatchNorm2d)
@@ -72,4 +73,15 @@ def stopped_statistics(model: nn.Module) -> list[str]:
                 f"{len(inside)} EstBN or BCN layers ({inside[0]}, ...): set frozen_stages=-1 "
                 f"unless their weights and statistics are pretrained"
             )
+    fixed = [
+        name
+        for name, module in statistics.items()
+        if isinstance(module, EstBatchNorm2d) and module.training and not module.learns()
+    ]
+    if fixed:
+        messages.append(
+            f"requires_grad=False stops the running statistics of {len(fixed)} EstBN or BCN layers "
+            f"({fixed[0]}, ...): set requires_grad=True in norm_cfg unless their weights and "
+            f"statistics are pretrained"
+        )
     return messages
