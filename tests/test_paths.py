@@ -8,12 +8,27 @@ import pytest
 
 from ws_det import InputError, config_path
 
-CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*/*.py"))
+ROOT = Path(__file__).resolve().parents[1] / "configs"
+PYTHON = sorted(ROOT.glob("*/*.py"))
+YAML = sorted(ROOT.glob("*/[a-z]*.yaml"))
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", PYTHON, ids=lambda path: path.stem)
 def test_every_config_is_found_with_and_without_suffix(path: Path) -> None:
     assert config_path(path.stem) == config_path(path.name) == str(path)
+
+
+@pytest.mark.parametrize("path", YAML, ids=lambda path: path.stem)
+def test_every_yaml_config_is_found(path: Path) -> None:
+    """Without its suffix the name means the .py of the same name, if there is one."""
+    assert config_path(path.name) == str(path)
+    python = path.with_suffix(".py")
+    assert config_path(path.stem) == str(python if python.exists() else path)
+
+
+def test_no_two_folders_have_a_config_of_the_same_name() -> None:
+    names = [path.name for path in (*PYTHON, *YAML)]
+    assert len(names) == len(set(names))
 
 
 def test_unknown_name_lists_near_ones() -> None:
@@ -22,6 +37,7 @@ def test_unknown_name_lists_near_ones() -> None:
     assert "mask-rcnn_r50_fpn_gn-ws-all_2x_coco" in str(error.value)
 
 
-def test_base_files_are_no_configs() -> None:
-    with pytest.raises(InputError, match="'gn-ws'"):
-        config_path("gn-ws")
+@pytest.mark.parametrize("name", ["gn-ws", "mask_rcnn_fpn", "Base-RCNN-FPN-WS.yaml"])
+def test_base_files_are_no_configs(name: str) -> None:
+    with pytest.raises(InputError, match=f"'{name}'"):
+        config_path(name)

@@ -14,7 +14,8 @@ def config_path(name: str) -> str:
     """Find a supplied config by name; MMEngine cannot resolve ``ws_det::`` as a base.
 
     Args:
-        name: A config's file name, with or without ``.py``.
+        name: A config's file name. Without its suffix it means the ``.py`` where a ``.yaml`` of
+            the same name says the same.
 
     Returns:
         The absolute path of the config.
@@ -24,9 +25,12 @@ def config_path(name: str) -> str:
     """
     # A wheel carries the configs inside the package, a checkout keeps them beside it.
     root = next(p for p in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if p.is_dir())
-    configs = {path.stem: path for path in sorted(root.glob("[!_]*/*.py"))}
-    stem = name.removesuffix(".py")
-    if stem in configs:
-        return str(configs[stem])
-    near = get_close_matches(stem, configs, n=3, cutoff=0.3) or configs
+    yamls = (path for path in root.glob("*/*.yaml") if not path.name.startswith("Base-"))
+    configs = {}
+    for path in (*sorted(yamls), *sorted(root.glob("*/*.py"))):
+        configs[path.stem] = configs[path.name] = path
+    if name in configs:
+        return str(configs[name])
+    stems = sorted({path.stem for path in configs.values()})
+    near = get_close_matches(name, stems, n=3, cutoff=0.3) or stems
     raise InputError(f"no supplied config is called {name!r}; did you mean {', '.join(near)}?")
