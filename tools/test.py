@@ -39,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     os.environ.setdefault("LOCAL_RANK", args.local_rank)
 
-    from ws_det.mmdet import options, report, runner
+    from ws_det.mmdet import options, runner
+    from ws_det.report import closing_line
 
     result = runner.test(
         args.config,
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         places = [f"numbers in {result['work_dir']}/coco_metrics.json"]
         places += [f"pictures in {args.show_dir}"] * bool(args.show_dir)
         places += [f"predictions in {args.out}"] * bool(args.out)
-        print(f"{report.closing_line(result)}; {', '.join(places)}")
+        print(f"{closing_line(result)}; {', '.join(places)}")
 
 
 if __name__ == "__main__":

@@ -47,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     os.environ.setdefault("LOCAL_RANK", args.local_rank)
 
-    from ws_det.mmdet import options, report, runner
+    from ws_det.mmdet import options, runner
+    from ws_det.report import closing_line
 
     result = runner.train(
         args.config,
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         data_root=args.data_root,
     )
     if result:  # the first process
-        print(f"{report.closing_line(result)}; checkpoints and curves.png in {result['work_dir']}")
+        print(f"{closing_line(result)}; checkpoints and curves.png in {result['work_dir']}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One exception for what a user got wrong, and the way a tool ends on it."""
+"""The exceptions for what a user got wrong, and the way a tool ends on them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,15 @@ from collections.abc import Callable
 
 class InputError(ValueError):
     """Bad input by the user. Its message is one sentence: the offending value and the way out."""
+
+
+class FrameworkError(InputError, ImportError):
+    """A detection framework is missing or does not work; its message is one sentence as well."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, to be quoted in a sentence; else its type."""
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def run_tool(main: Callable[[], object]) -> None:

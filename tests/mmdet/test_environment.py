@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.mmdet.conftest import REPO
+from tests.conftest import REPO
 
 
 @pytest.mark.parametrize(
@@ -31,11 +31,3 @@ def test_one_sentence(hidden: list[str], words: str) -> None:
     assert done.returncode == 2
     assert [line for line in done.stderr.splitlines() if words in line] == done.stderr.splitlines()
     assert "install" in done.stderr
-
-
-def test_is_an_import_error() -> None:
-    """So that ``custom_imports`` of MMEngine and ``pytest.importorskip`` understand it."""
-    from ws_det.errors import InputError
-    from ws_det.mmdet.environment import FrameworkError
-
-    assert issubclass(FrameworkError, ImportError) and issubclass(FrameworkError, InputError)

@@ -105,15 +105,6 @@ def test_nothing_found(coco_set: Path) -> None:
     assert numbers["coco/bbox_mAP_l"] == -1
 
 
-def test_table_and_closing_line() -> None:
-    numbers = {column: i / 100 for i, column in enumerate(report.COLUMNS)}
-    table = report.table({"bbox": numbers, "segm": numbers}).splitlines()
-    assert table[0].split() == list(report.COLUMNS)
-    assert table[1].split()[:3] == ["box", "0.000", "0.010"] and table[2].split()[0] == "mask"
-    assert report.closing_line({"bbox": {"AP": 0.5119}, "images": 7}) == "box AP 0.512 (7 images)"
-    assert "no COCO evaluation" in report.closing_line({})
-
-
 def test_long_evaluations_say_how_far_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     """Oracle: by hand; 3 of 4 batches in 18 s leave 6 s, and no two lines in ten seconds."""
     said: list[str] = []
@@ -125,12 +116,3 @@ def test_long_evaluations_say_how_far_they_are(monkeypatch: pytest.MonkeyPatch) 
     for batch in range(4):
         hook.after_test_iter(runner, batch)
     assert said == ["evaluating: 3/4 batches, about 0:00:06 left"]
-
-
-def test_json_is_written_whole(tmp_path: Path) -> None:
-    """A value that cannot be written leaves the former file as it was."""
-    path = tmp_path / "m.json"
-    report.write_json(path, {"a": 1})
-    with pytest.raises(TypeError):
-        report.write_json(path, {"a": object()})
-    assert json.loads(path.read_text()) == {"a": 1} and list(tmp_path.iterdir()) == [path]

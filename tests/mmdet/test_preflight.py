@@ -5,6 +5,7 @@ Oracle: the sentence itself, and the work dir, which must not exist afterwards.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -15,8 +16,12 @@ import pytest
 import torch
 from mmdet.registry import MODELS
 
-from tests.mmdet.conftest import run
+from tests.conftest import run
 from tools import test, train
+from ws_det import fit, fold_ws
+from ws_det.checkpoint import state_dict_of
+from ws_det.errors import InputError
+from ws_det.mmdet import preflight
 from ws_det.mmdet.config import load_config
 from ws_det.mmdet.weights import load_safely
 
@@ -279,6 +284,56 @@ def test_backbone_of_another_norm_family(
     )
     sentence = refuse("--data-root", coco_set, config=init)
     assert str(path) in sentence and words in sentence
+
+
+@pytest.fixture
+def backbone(tiny_config: Path) -> torch.nn.Module:
+    """The tiny config's backbone, GN+WS."""
+    return MODELS.build(load_config(str(tiny_config)).model.backbone)
+
+
+def test_weights_of_the_same_backbone(backbone: torch.nn.Module, tmp_path: Path) -> None:
+    """Plain, below ``state_dict``, with a prefix, from inside DDP: oracle is that none raises."""
+    state = backbone.state_dict()
+    path = tmp_path / "w.pth"
+    for saved, prefix in (
+        (state, None),
+        ({"state_dict": state}, None),
+        ({f"module.{k}": v for k, v in state.items()}, None),
+        ({f"backbone.{k}": v for k, v in state.items()}, "backbone"),
+        ({**state, "fc.weight": torch.zeros(9, 9)}, None),  # the classifier of the pretraining
+    ):
+        torch.save(saved, path)
+        preflight.check_init(backbone, dict(checkpoint=str(path), prefix=prefix))
+
+
+def test_weights_of_another_depth(backbone: torch.nn.Module, tmp_path: Path) -> None:
+    """Half of the layers are missing."""
+    state = {k: v for k, v in backbone.state_dict().items() if not k.startswith("layer4")}
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(InputError, match=r"another model, \d\d% of ResNet .* layer4\.0\.conv1"):
+        preflight.check_init(backbone, dict(checkpoint=str(tmp_path / "w.pth")))
+
+
+def test_folded_weights(backbone: torch.nn.Module, tmp_path: Path) -> None:
+    """A mark in the metadata tells, alone and inside a detector."""
+    folded = fold_ws(copy.deepcopy(backbone))
+    for module, prefix in ((folded, None), (torch.nn.ModuleDict({"backbone": folded}), "backbone")):
+        torch.save(module.state_dict(), tmp_path / "w.pth")
+        with pytest.raises(InputError, match=r"folded from WS.*open-mmlab://jhu/"):
+            preflight.check_init(backbone, dict(checkpoint=str(tmp_path / "w.pth"), prefix=prefix))
+
+
+def test_start_from_a_detector_with_other_classes(
+    tiny_config: Path, trained: tuple[Path, str]
+) -> None:
+    """80 classes from a checkpoint with 2: the heads differ, and that is what fine-tuning is."""
+    model = MODELS.build(load_config(str(tiny_config)).model)
+    path = str(trained[0] / "epoch_1.pth")
+    state = state_dict_of(load_safely(path))
+    fit.check_start(model, state, path, "")
+    with pytest.raises(InputError, match=r"of another shape, as roi_head\.bbox_head\.fc_cls"):
+        fit.check_whole(model, state, path, "")
 
 
 def test_weights_that_cannot_be_downloaded(

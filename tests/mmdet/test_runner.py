@@ -15,10 +15,10 @@ from mmengine.optim import OptimWrapper
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from tests.mmdet.conftest import run, write_set
-from ws_det.mmdet.report import COLUMNS
+from tests.conftest import run, write_set
 from ws_det.mmdet.runner import AccumulatingRunner, scaled_lr
 from ws_det.mmdet.weights import load_safely
+from ws_det.report import COLUMNS
 
 
 def test_two_processes_train(trained: tuple[Path, str]) -> None:

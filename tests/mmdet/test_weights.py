@@ -1,23 +1,18 @@
-"""Which checkpoints are read, and which weights fit."""
+"""Which checkpoints are read, by whom, and from where."""
 
 from __future__ import annotations
 
-import copy
 import os
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from mmdet.registry import MODELS
 from mmengine.logging import HistoryBuffer
 from mmengine.runner.checkpoint import CheckpointLoader, _load_checkpoint
 
-from ws_det import WSConv2d, fold_ws
 from ws_det.errors import InputError
-from ws_det.mmdet import fit, weights
-from ws_det.mmdet.config import load_config
+from ws_det.mmdet import weights
 
 
 class Runs:
@@ -90,68 +85,3 @@ def test_urls_are_taken_from_torchs_cache(
 def test_unknown_urls(reference: str, words: str) -> None:
     with pytest.raises(InputError, match=words):
         weights.local_file(reference)
-
-
-@pytest.fixture
-def backbone(tiny_config: Path) -> torch.nn.Module:
-    """The tiny config's backbone, GN+WS."""
-    return MODELS.build(load_config(str(tiny_config)).model.backbone)
-
-
-def test_weights_of_the_same_backbone(backbone: torch.nn.Module, tmp_path: Path) -> None:
-    """Plain, below ``state_dict``, with a prefix, from inside DDP: oracle is that none raises."""
-    state = backbone.state_dict()
-    path = tmp_path / "w.pth"
-    for saved, prefix in (
-        (state, None),
-        ({"state_dict": state}, None),
-        ({f"module.{k}": v for k, v in state.items()}, None),
-        ({f"backbone.{k}": v for k, v in state.items()}, "backbone"),
-        ({**state, "fc.weight": torch.zeros(9, 9)}, None),  # the classifier of the pretraining
-    ):
-        torch.save(saved, path)
-        fit.check_backbone(backbone, str(path), prefix)
-
-
-def test_weights_of_another_depth(backbone: torch.nn.Module, tmp_path: Path) -> None:
-    """Half of the layers are missing."""
-    state = {k: v for k, v in backbone.state_dict().items() if not k.startswith("layer4")}
-    torch.save(state, tmp_path / "w.pth")
-    with pytest.raises(InputError, match=r"another model, \d\d% of ResNet .* layer4\.0\.conv1"):
-        fit.check_backbone(backbone, str(tmp_path / "w.pth"))
-
-
-def test_folded_weights(backbone: torch.nn.Module, tmp_path: Path) -> None:
-    """A mark in the metadata tells, alone and inside a detector."""
-    folded = fold_ws(copy.deepcopy(backbone))
-    for module, prefix in ((folded, None), (torch.nn.ModuleDict({"backbone": folded}), "backbone")):
-        torch.save(module.state_dict(), tmp_path / "w.pth")
-        with pytest.raises(InputError, match="folded from WS"):
-            fit.check_backbone(backbone, str(tmp_path / "w.pth"), prefix)
-
-
-@pytest.mark.parametrize("option", [{"adaptive": True}, {"center": False}])
-def test_plain_weights_into_ws_that_can_take_them(
-    backbone: torch.nn.Module, tmp_path: Path, option: dict[str, bool]
-) -> None:
-    """An adaptive kernel initializes itself from plain weights; without centring means train."""
-    shifted = {k: v + 0.3 * (v.ndim == 4) for k, v in backbone.state_dict().items()}
-    torch.save(shifted, tmp_path / "w.pth")
-    with pytest.raises(InputError, match="without WS"):
-        fit.check_backbone(backbone, str(tmp_path / "w.pth"))
-    for module in backbone.modules():
-        if isinstance(module, WSConv2d):
-            for name, value in option.items():
-                setattr(module, name, value)
-    fit.check_backbone(backbone, str(tmp_path / "w.pth"))
-
-
-def test_start_from_a_detector_with_other_classes(
-    tiny_config: Path, trained: tuple[Path, str], tmp_path: Path
-) -> None:
-    """80 classes from a checkpoint with 2: the heads differ, and that is what fine-tuning is."""
-    model = MODELS.build(load_config(str(tiny_config)).model)
-    path = str(shutil.copy(trained[0] / "epoch_1.pth", tmp_path / "c.pth"))
-    fit.check_start(model, path)
-    with pytest.raises(InputError, match=r"of another shape, as roi_head\.bbox_head\.fc_cls"):
-        fit.check_whole(model, path)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import colorsys
-import json
 import os.path as osp
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from mmdet.registry import DATASETS
 from mmengine.config import Config
 
+from ws_det.coco import category_names, check_images, read_annotations
 from ws_det.errors import InputError
 
 _HEADS = ("bbox_head", "mask_head")
@@ -79,42 +78,6 @@ def check_data(cfg: Config, parts: Sequence[str]) -> None:
             _check_images(part, dataset, path, annotations["images"])
 
 
-def read_annotations(path: str) -> dict[str, Any]:
-    """Read a COCO annotation file.
-
-    Raises:
-        InputError: If it is missing, no complete JSON, or has no images or categories.
-    """
-    if not osp.isfile(path):
-        raise InputError(
-            f"the annotation file {path} does not exist: give its folder with --data-root, or its "
-            f"name with --cfg-options train_dataloader.dataset.ann_file=FILE (val_, test_ alike)"
-        )
-    try:
-        annotations = json.loads(Path(path).read_bytes())
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"the annotation file {path} is truncated or no JSON ({error}): copy it again"
-        ) from None
-    for key, field in (("images", "file_name"), ("categories", "name")):
-        entries = annotations.get(key) if isinstance(annotations, dict) else None
-        if not isinstance(entries, list) or not entries:
-            raise InputError(
-                f"the annotation file {path} has no {key!r} list: it must be in COCO's format"
-            )
-        if not all(isinstance(entry, dict) and field in entry for entry in entries):
-            raise InputError(
-                f"the annotation file {path} has {key} without {field!r}: it must be in COCO's "
-                f"format"
-            )
-    return annotations
-
-
-def category_names(annotations: dict[str, Any]) -> list[str]:
-    """Category names in the order of the file, which is the order of the labels in mmdet."""
-    return [category["name"] for category in annotations["categories"]]
-
-
 def datasets_of(cfg: Config, part: str) -> list[Any]:
     """The dataset configs with an annotation file in a dataloader, wrappers looked through."""
     return [d for d in dicts_of(cfg.get(f"{part}_dataloader")) if "ann_file" in d]
@@ -178,10 +141,8 @@ def _check_categories(cfg: Config, dataset: Any, path: str, names: Sequence[str]
 def _check_images(part: str, dataset: Any, path: str, images: list[dict[str, Any]]) -> None:
     prefix = dataset.get("data_prefix") or {}
     folder = osp.join(dataset.get("data_root") or "", prefix.get("img") or "")
-    absent = [f for f in (osp.join(folder, i["file_name"]) for i in images) if not osp.isfile(f)]
-    if absent:
-        raise InputError(
-            f"the image {absent[0]} of {path} does not exist ({len(absent)} of {len(images)} are "
-            f"missing): complete the folder, or name it with --cfg-options "
-            f"{part}_dataloader.dataset.data_prefix.img=FOLDER"
-        )
+    way_out = (
+        f"complete the folder, or name it with --cfg-options "
+        f"{part}_dataloader.dataset.data_prefix.img=FOLDER"
+    )
+    check_images(path, folder, images, way_out)

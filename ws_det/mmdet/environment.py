@@ -5,13 +5,9 @@ from __future__ import annotations
 from importlib import import_module
 from importlib.util import find_spec
 
-from ws_det.errors import InputError
+from ws_det.errors import FrameworkError, first_line
 
 _PACKAGES = ("mmengine", "mmcv", "mmdet")
-
-
-class FrameworkError(InputError, ImportError):
-    """MMDetection is missing or does not work; its message is one sentence with the way out."""
 
 
 def require_mmdet() -> None:
@@ -31,17 +27,13 @@ def require_mmdet() -> None:
         import_module("mmcv._ext")
     except ImportError as error:
         raise FrameworkError(
-            f"mmcv is installed without working operators ({_first_line(error)}): build it beside "
+            f"mmcv is installed without working operators ({first_line(error)}): build it beside "
             f"torch with `MMCV_WITH_OPS=1 pip install --no-build-isolation onedl-mmcv`"
         ) from None
     try:
         import_module("mmdet")
     except (ImportError, AssertionError) as error:  # mmdet asserts the versions it wants
         raise FrameworkError(
-            f"mmdet cannot be imported ({_first_line(error)}): install versions of mmengine, mmcv "
+            f"mmdet cannot be imported ({first_line(error)}): install versions of mmengine, mmcv "
             f"and mmdet that belong together"
         ) from None
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -11,6 +11,7 @@ from datetime import timedelta
 import torch
 from torch import distributed as dist
 
+from ws_det.checks import check_gpus
 from ws_det.errors import InputError
 
 LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
@@ -60,20 +61,6 @@ def process_group(launcher: str) -> Iterator[str]:
     _join(launcher)
     yield launcher
     dist.destroy_process_group()
-
-
-def check_gpus(processes: int, gpus: int) -> None:
-    """Refuse more processes on this machine than GPUs; without any GPU the CPUs serve all.
-
-    Raises:
-        InputError: If there are more processes than GPUs.
-    """
-    if 0 < gpus < processes:
-        raise InputError(
-            f"{processes} processes were started on this machine but it has {gpus} "
-            f"GPU{'s' * (gpus > 1)}: start {gpus}, or hide the GPUs with CUDA_VISIBLE_DEVICES=-1 "
-            f"to run on the CPU"
-        )
 
 
 def is_local_main() -> bool:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Any
 
 import torch
 from mmdet.registry import MODELS
@@ -13,9 +12,17 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import find_latest_checkpoint
 from torch import nn
 
+from ws_det import fit
+from ws_det.checkpoint import state_dict_of
+from ws_det.checks import check_writable
 from ws_det.errors import InputError
-from ws_det.mmdet import fit, weights
+from ws_det.mmdet import weights
 from ws_det.mmdet.data import check_data
+
+_REMEDY = (
+    "give weights trained with WS, as open-mmlab://jhu/resnet50_gn_ws, or train from scratch with "
+    "--cfg-options model.backbone.init_cfg=None"
+)
 
 
 def check_training(cfg: Config) -> None:
@@ -24,7 +31,7 @@ def check_training(cfg: Config) -> None:
     Raises:
         InputError: For the first fault found, cheap checks first.
     """
-    _check_writable(cfg.work_dir, "--work-dir")
+    check_writable(cfg.work_dir, "--work-dir")
     if cfg.optim_wrapper.get("type") == "AmpOptimWrapper" and not torch.cuda.is_available():
         raise InputError(
             "--amp needs a GPU, MMEngine's AmpOptimWrapper refuses to run without: leave it out"
@@ -34,14 +41,14 @@ def check_training(cfg: Config) -> None:
     backbone_init = (cfg.model.get("backbone") or {}).get("init_cfg")
     for init in backbone_init if isinstance(backbone_init, list) else [backbone_init]:
         if init and init.get("type") == "Pretrained":
-            fit.check_backbone(model.backbone, init["checkpoint"], init.get("prefix"))
+            check_init(model.backbone, init)
     checkpoint = cfg.get("load_from")
     if cfg.get("resume"):
         checkpoint = checkpoint or find_latest_checkpoint(cfg.work_dir)
         if checkpoint:
-            fit.check_whole(model, checkpoint)
+            fit.check_whole(model, _weights(checkpoint), checkpoint, _REMEDY)
     elif checkpoint:
-        fit.check_start(model, checkpoint)
+        fit.check_start(model, _weights(checkpoint), checkpoint, _REMEDY)
 
 
 def check_test(cfg: Config, written: Sequence[str] = ()) -> None:
@@ -55,23 +62,26 @@ def check_test(cfg: Config, written: Sequence[str] = ()) -> None:
         InputError: For the first fault found.
     """
     for path in (cfg.work_dir, *written):
-        _check_writable(path, "--work-dir, --out and --show-dir")
-    weights.load_safely(cfg.load_from)  # a mistyped name must not wait for the data
+        check_writable(path, "--work-dir, --out and --show-dir")
+    state = _weights(cfg.load_from)  # first: a mistyped name must not wait for the data
     check_data(cfg, ("test",))
-    fit.check_whole(_build(cfg), cfg.load_from)
+    fit.check_whole(_build(cfg), state, cfg.load_from, _REMEDY)
 
 
-def _check_writable(path: str, flag: str) -> None:
-    """Try it: root passes every permission check, and read-only mounts fail only here."""
-    target = Path(path).absolute()
-    existing = next(p for p in (target, *target.parents) if p.exists())
-    try:
-        with tempfile.TemporaryFile(dir=existing):
-            pass
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be written ({existing}: {error.strerror}): give another {flag}"
-        ) from None
+def check_init(backbone: nn.Module, init: dict[str, Any]) -> None:
+    """Check the weights that an ``init_cfg`` of type Pretrained names for a backbone.
+
+    Raises:
+        InputError: If they cannot be read, or do not fit the backbone.
+    """
+    state = _weights(init["checkpoint"])
+    if init.get("prefix"):
+        state = fit.below(state, init["prefix"].rstrip(".") + ".")
+    fit.check_backbone(backbone, state, init["checkpoint"], _REMEDY)
+
+
+def _weights(reference: str) -> dict[str, Any]:
+    return fit.unwrapped(state_dict_of(weights.load_safely(reference)))
 
 
 def _build(cfg: Config) -> nn.Module:

@@ -1,9 +1,7 @@
-"""What a user sees of an evaluation: progress, the COCO table, its JSON, one closing line."""
+"""What a user sees of an evaluation while it runs and when it ends."""
 
 from __future__ import annotations
 
-import json
-import os
 import time
 from collections.abc import Mapping
 from datetime import timedelta
@@ -15,12 +13,8 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from ws_det.mmdet.metrics import STATS
+from ws_det.report import COLUMNS, KINDS, table, write_json
 
-COLUMNS = (
-    *("AP", "AP50", "AP75", "APs", "APm", "APl"),
-    *("AR1", "AR10", "AR100", "ARs", "ARm", "ARl"),
-)
-KINDS = {"bbox": "box", "segm": "mask"}
 _SECONDS = 10  # between two progress lines
 
 
@@ -76,28 +70,3 @@ class CocoReportHook(Hook):
             self.report["images"] = images
             write_json(Path(runner.work_dir, "coco_metrics.json"), self.report)
         self.report["images"] = images
-
-
-def table(report: Mapping[str, Any]) -> str:
-    """The twelve numbers of boxes and masks in columns."""
-    rows = [("", *COLUMNS)]
-    rows += [
-        (word, *(f"{report[kind][column]:.3f}" for column in COLUMNS))
-        for kind, word in KINDS.items()
-        if kind in report
-    ]
-    return "\n".join("".join(f"{cell:>7}" for cell in row) for row in rows)
-
-
-def closing_line(report: Mapping[str, Any]) -> str:
-    """``box AP 0.512, mask AP 0.556 (50 images)``."""
-    evaluated = [kind for kind in KINDS if kind in report]
-    parts = [f"{KINDS[kind]} AP {report[kind]['AP']:.3f}" for kind in evaluated]
-    return f"{', '.join(parts)} ({report['images']} images)" if parts else "no COCO evaluation ran"
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a whole file or none: beside, then renamed."""
-    beside = path.with_name(f".{path.name}.part")
-    beside.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(beside, path)

@@ -1,4 +1,7 @@
-"""Refuse weights of another model, or of a backbone trained with other norms."""
+"""Refuse weights of another model, or of a backbone trained with other norms.
+
+The checks load what fits into the module they are given: so its own hooks rename old keys.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,9 @@ from typing import Any
 
 from torch import nn
 
-from ws_det.checkpoint import norm_family, state_dict_of
+from ws_det.checkpoint import norm_family
 from ws_det.errors import InputError
 from ws_det.layers import WeightStandardized
-from ws_det.mmdet.weights import load_safely
 
 # Shares of the elements that must be found. What a backbone adds to a pretrained network (norms,
 # deformable offsets, context blocks) is small, half of R101 is missing from R50. A detector may
@@ -20,17 +22,21 @@ _LEAST_OF_BACKBONE = 0.75
 _LEAST_OF_MODEL = 0.5
 
 
-def check_whole(model: nn.Module, path: str) -> None:
-    """Check that a checkpoint is one of exactly this model, for testing or resuming.
+def check_whole(model: nn.Module, state: dict[str, Any], path: str, remedy: str) -> None:
+    """Check that weights are those of exactly this model, for testing or resuming.
+
+    Args:
+        model: The built model.
+        state: Its weights.
+        path: Where they are from, for the message.
+        remedy: What the user can do about a backbone trained with other norms, the end of that
+            message.
 
     Raises:
-        InputError: If it cannot be read, is not of this model, or its backbone was trained with
-            another family of norms.
+        InputError: If they are of another model, or the backbone was trained with another family
+            of norms.
     """
-    state = _weights(path)
-    backbone = getattr(model, "backbone", None)
-    if backbone is not None:
-        _check_family(backbone, _below(state, "backbone."), path)
+    _check_own_backbone(model, state, path, remedy)
     missing, unexpected, misshaped = _compare(model, state)
     if missing or unexpected or misshaped:
         raise InputError(
@@ -39,39 +45,60 @@ def check_whole(model: nn.Module, path: str) -> None:
         )
 
 
-def check_start(model: nn.Module, path: str) -> None:
-    """Check that a checkpoint can start the training of a model; new heads may differ.
+def check_start(model: nn.Module, state: dict[str, Any], path: str, remedy: str) -> None:
+    """Check that weights can start the training of a model; new heads may differ.
+
+    Args:
+        model: The built model.
+        state: The weights.
+        path: As in ``check_whole``.
+        remedy: As in ``check_whole``.
 
     Raises:
         InputError: As ``check_whole``, but only if less than half of the elements are found.
     """
-    state = _weights(path)
-    backbone = getattr(model, "backbone", None)
-    if backbone is not None:
-        _check_family(backbone, _below(state, "backbone."), path)
+    _check_own_backbone(model, state, path, remedy)
     _check_coverage(model, state, path, _LEAST_OF_MODEL)
 
 
-def check_backbone(backbone: nn.Module, reference: str, prefix: str | None = None) -> None:
-    """Check pretrained weights, those of ``init_cfg``, for a backbone.
+def check_backbone(backbone: nn.Module, state: dict[str, Any], path: str, remedy: str) -> None:
+    """Check pretrained weights for a backbone.
 
     Args:
         backbone: The built backbone.
-        reference: A path or URL.
-        prefix: Of the backbone in the file, as in ``init_cfg``.
+        state: The weights, with the backbone's own keys.
+        path: As in ``check_whole``.
+        remedy: As in ``check_whole``.
 
     Raises:
-        InputError: If they cannot be read, were trained with another family of norms, or less
-            than three quarters of the backbone's elements are in them.
+        InputError: If they were trained with another family of norms, or less than three quarters
+            of the backbone's elements are in them.
     """
-    state = _weights(reference)
-    if prefix:
-        state = _below(state, prefix.rstrip(".") + ".")
-    _check_family(backbone, state, reference)
-    _check_coverage(backbone, state, reference, _LEAST_OF_BACKBONE)
+    _check_family(backbone, state, path, remedy)
+    _check_coverage(backbone, state, path, _LEAST_OF_BACKBONE)
 
 
-def _check_family(backbone: nn.Module, state: dict[str, Any], path: str) -> None:
+def unwrapped(state: dict[str, Any]) -> dict[str, Any]:
+    """Weights saved from inside DDP without its prefix, others as they are."""
+    wrapped = all(key.startswith("module.") for key in state)
+    return below(state, "module.") if wrapped else state
+
+
+def below(state: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """The entries whose key starts with ``prefix``, without it, and their metadata."""
+    metadata = getattr(state, "_metadata", {})
+    found = OrderedDict((k[len(prefix) :], v) for k, v in state.items() if k.startswith(prefix))
+    found._metadata = {k[len(prefix) :]: v for k, v in metadata.items() if k.startswith(prefix)}
+    return found
+
+
+def _check_own_backbone(model: nn.Module, state: dict[str, Any], path: str, remedy: str) -> None:
+    backbone = getattr(model, "backbone", None)
+    if backbone is not None:
+        _check_family(backbone, below(state, "backbone."), path, remedy)
+
+
+def _check_family(backbone: nn.Module, state: dict[str, Any], path: str, remedy: str) -> None:
     ws = [m for m in backbone.modules() if isinstance(m, WeightStandardized)]
     # An adaptive kernel takes over the mean and deviation of plain weights; one that is only
     # scaled trains its mean as plain ones do.
@@ -83,9 +110,7 @@ def _check_family(backbone: nn.Module, state: dict[str, Any], path: str) -> None
         trained = {"folded": "folded from WS", "gn": "trained with GN without WS", "bn": "BN"}
         raise InputError(
             f"the backbone weights in {path} are {trained[family]} weights, but the config's "
-            f"backbone uses WS, and trains badly from them: give weights trained with WS, as "
-            f"open-mmlab://jhu/resnet50_gn_ws, or train from scratch with "
-            f"--cfg-options model.backbone.init_cfg=None"
+            f"backbone uses WS, and trains badly from them: {remedy}"
         )
 
 
@@ -109,20 +134,6 @@ def _compare(module: nn.Module, state: dict[str, Any]) -> tuple[list[str], list[
     missing, unexpected = module.load_state_dict(fitting, strict=False)
     missing = [k for k in missing if k not in misshaped and "num_batches_tracked" not in k]
     return missing, list(unexpected), misshaped
-
-
-def _weights(reference: str) -> dict[str, Any]:
-    state = state_dict_of(load_safely(reference))
-    wrapped = all(key.startswith("module.") for key in state)  # saved from inside DDP
-    return _below(state, "module.") if wrapped else state
-
-
-def _below(state: dict[str, Any], prefix: str) -> dict[str, Any]:
-    """The entries whose key starts with ``prefix``, without it, and their metadata."""
-    metadata = getattr(state, "_metadata", {})
-    below = OrderedDict((k[len(prefix) :], v) for k, v in state.items() if k.startswith(prefix))
-    below._metadata = {k[len(prefix) :]: v for k, v in metadata.items() if k.startswith(prefix)}
-    return below
 
 
 def _differences(

@@ -1,0 +1,157 @@
+"""Which weights fit. Oracles: how the weights were made here, and the keys taken from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from ws_det import BatchChannelNorm2d, WSConv2d, fold_ws
+from ws_det.errors import InputError
+from ws_det.fit import below, check_backbone, check_start, check_whole, unwrapped
+
+REMEDY = "take others"
+GN = partial(nn.GroupNorm, 4)
+
+
+class Backbone(nn.Module):
+    """Four layers of a convolution and a norm."""
+
+    def __init__(
+        self, conv: type[nn.Module] = WSConv2d, norm: Callable[[int], nn.Module] = GN
+    ) -> None:
+        super().__init__()
+        for i in range(4):
+            self.add_module(f"conv{i}", conv(3 if i == 0 else 16, 16, 3))
+            self.add_module(f"norm{i}", norm(16))
+
+
+class Detector(nn.Module):
+    """A backbone and a small head."""
+
+    def __init__(self, classes: int = 2) -> None:
+        super().__init__()
+        self.backbone = Backbone()
+        self.head = nn.Linear(16, classes)
+
+
+def trained(module: nn.Module) -> nn.Module:
+    """As if trained without WS, which takes the means of the kernels away from 0."""
+    for kernel in module.parameters():
+        if kernel.ndim == 4:
+            kernel.data += 0.3
+    return module
+
+
+def test_the_same_backbone() -> None:
+    """Plain, from inside DDP, below a prefix, with a classifier: oracle is that none raises."""
+    backbone = Backbone()
+    state = backbone.state_dict()
+    inside = {f"backbone.{k}": v for k, v in state.items()} | {"backbones": 1}
+    for found in (
+        state,
+        unwrapped(state),
+        unwrapped({f"module.{k}": v for k, v in state.items()}),
+        below(inside, "backbone."),
+        {**state, "fc.weight": torch.zeros(9, 9)},
+    ):
+        check_backbone(backbone, found, "w.pth", REMEDY)
+    assert unwrapped({"module.a": 1, "b": 2}) == {"module.a": 1, "b": 2}  # a module of that name
+
+
+def test_metadata_is_kept() -> None:
+    """Modules read versions in it. Oracle: torch's own, of the inner module."""
+    detector = Detector()
+    assert below(detector.state_dict(), "backbone.")._metadata["norm0"] == {"version": 1}
+
+
+def test_another_depth() -> None:
+    """Half of the kernels are missing: 1 - (2 * 16*16*9 + 2 * 16) / 7536 elements are there."""
+    state = Backbone().state_dict()
+    for name in ("conv2", "norm2", "conv3", "norm3"):
+        del state[f"{name}.weight"]
+    with pytest.raises(
+        InputError,
+        match=r"^w\.pth has weights of another model, 38% of Backbone is in it \(4 missing, as "
+        r"conv2\.weight norm2\.weight conv3\.weight, 0 unexpected, 0 of another shape\)",
+    ):
+        check_backbone(Backbone(), state, "w.pth", REMEDY)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: fold_ws(Backbone()), "folded from WS weights"),
+        (lambda: trained(Backbone(nn.Conv2d)), "trained with GN without WS weights"),
+        (lambda: Backbone(nn.Conv2d, nn.BatchNorm2d), "BN weights"),
+    ],
+)
+def test_another_family_of_norms(make: Callable[[], nn.Module], words: str) -> None:
+    """Alone and inside a detector; the caller's words end the sentence."""
+    other = Detector()
+    other.backbone = make()
+    ours = Detector()
+    for check, module, state in (
+        (check_backbone, ours.backbone, other.backbone.state_dict()),
+        (check_start, ours, other.state_dict()),
+        (check_whole, ours, other.state_dict()),
+    ):
+        with pytest.raises(InputError) as refused:
+            check(module, state, "w.pth", REMEDY)
+        sentence = str(refused.value)
+        assert sentence.startswith(f"the backbone weights in w.pth are {words}")
+        assert sentence.endswith(": take others")
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d, partial(BatchChannelNorm2d, num_groups=4)])
+def test_norms_with_statistics_take_their_own(norm: Callable[[int], nn.Module]) -> None:
+    """WS before BN starts from BN weights, and WS before BCN from BCN weights."""
+    check_backbone(Backbone(WSConv2d, norm), Backbone(WSConv2d, norm).state_dict(), "w.pth", REMEDY)
+
+
+@pytest.mark.parametrize("option", [{"adaptive": True}, {"center": False}])
+def test_plain_weights_into_ws_that_can_take_them(option: dict[str, bool]) -> None:
+    """An adaptive kernel initializes itself from plain weights; without centring means train."""
+    backbone = Backbone()
+    shifted = trained(Backbone()).state_dict()
+    with pytest.raises(InputError, match="without WS"):
+        check_backbone(backbone, shifted, "w.pth", REMEDY)
+    for module in backbone.modules():
+        if isinstance(module, WSConv2d):
+            for name, value in option.items():
+                setattr(module, name, value)
+    check_backbone(backbone, shifted, "w.pth", REMEDY)
+
+
+def test_a_detector_with_other_classes() -> None:
+    """The head differs, and that is what fine-tuning is; testing needs all of the model."""
+    state = Detector(classes=2).state_dict()
+    check_whole(Detector(classes=2), state, "c.pth", REMEDY)
+    check_start(Detector(classes=9), state, "c.pth", REMEDY)
+    with pytest.raises(InputError, match=r"2 of another shape, as head\.weight head\.bias"):
+        check_whole(Detector(classes=9), state, "c.pth", REMEDY)
+
+
+def test_another_detector() -> None:
+    state = Detector().state_dict()
+    state["extra"] = state.pop("head.bias")
+    with pytest.raises(InputError) as refused:
+        check_whole(Detector(), state, "c.pth", REMEDY)
+    assert str(refused.value) == (
+        "c.pth is a checkpoint of another model than the config's (1 missing, as head.bias, "
+        "1 unexpected, as extra, 0 of another shape): give the config it was trained with"
+    )
+    with pytest.raises(InputError, match="0% of Detector"):
+        check_start(Detector(), {"stem.weight": torch.zeros(3)}, "c.pth", REMEDY)
+
+
+def test_fresh_statistics_counters_may_be_missing() -> None:
+    """Old checkpoints do not count batches."""
+    backbone = Backbone(nn.Conv2d, nn.BatchNorm2d)
+    state = backbone.state_dict()
+    for key in [key for key in state if key.endswith("num_batches_tracked")]:
+        del state[key]
+    check_whole(backbone, state, "c.pth", REMEDY)

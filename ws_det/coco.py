@@ -1,0 +1,67 @@
+"""Read COCO annotation files, and check that they and their images are there and whole."""
+
+from __future__ import annotations
+
+import json
+import os.path as osp
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ws_det.errors import InputError
+
+
+def read_annotations(path: str) -> dict[str, Any]:
+    """Read a COCO annotation file.
+
+    Raises:
+        InputError: If it is missing, no complete JSON, or has no images or categories.
+    """
+    if not osp.isfile(path):
+        raise InputError(
+            f"the annotation file {path} does not exist: give the set's folder with --data-root, "
+            f"or the file's name in the config"
+        )
+    try:
+        annotations = json.loads(Path(path).read_bytes())
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"the annotation file {path} is truncated or no JSON ({error}): copy it again"
+        ) from None
+    for key, field in (("images", "file_name"), ("categories", "name")):
+        entries = annotations.get(key) if isinstance(annotations, dict) else None
+        if not isinstance(entries, list) or not entries:
+            raise InputError(
+                f"the annotation file {path} has no {key!r} list: it must be in COCO's format"
+            )
+        if not all(isinstance(entry, dict) and field in entry for entry in entries):
+            raise InputError(
+                f"the annotation file {path} has {key} without {field!r}: it must be in COCO's "
+                f"format"
+            )
+    return annotations
+
+
+def category_names(annotations: dict[str, Any]) -> list[str]:
+    """Category names in the order of the file, which is the order of a detector's labels."""
+    return [category["name"] for category in annotations["categories"]]
+
+
+def check_images(path: str, folder: str, images: Sequence[dict[str, Any]], way_out: str) -> None:
+    """Check that every image file exists.
+
+    Args:
+        path: The annotation file, for the message.
+        folder: Of the images.
+        images: The annotation file's list.
+        way_out: What the user can do, the end of the message.
+
+    Raises:
+        InputError: If files are missing; it names the first and counts them.
+    """
+    absent = [f for f in (osp.join(folder, i["file_name"]) for i in images) if not osp.isfile(f)]
+    if absent:
+        raise InputError(
+            f"the image {absent[0]} of {path} does not exist ({len(absent)} of {len(images)} are "
+            f"missing): {way_out}"
+        )
