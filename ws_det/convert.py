@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from ws_det import functional, layers
+from ws_det.errors import InputError
 
 #: Plain class -> WS class. An adapter adds the convolution classes of its framework.
 WS_CLASSES: dict[type[nn.Module], type[nn.Module]] = {
@@ -121,9 +122,10 @@ def convert_to_ws(
 
     Raises:
         TypeError: If an option is unknown. Here and below nothing has been changed then.
-        ValueError: If there is nothing to change and no WS convolution in the module, as for a
-            lone convolution, of which it is not known what follows; if an option is bad, or a norm
-            cannot be built, for example because its groups do not divide the channels.
+        InputError: If there is nothing to change and no WS convolution in the module, as for a
+            lone convolution, of which it is not known what follows; if the formula is unknown.
+        ValueError: If a norm cannot be built, for example because its groups do not divide the
+            channels.
     """
     plan = plan_conversion(module, filter_fn, swap_norms=norm is not None)
     _refuse_empty(plan, module)
@@ -151,7 +153,7 @@ def _refuse_empty(plan: list[Change], module: nn.Module) -> None:
     reasons = [f"{c.name or type(c.module).__name__}: {c.reason}" for c in plan[:3]]
     if len(plan) > len(reasons):
         reasons.append(f"and {len(plan) - len(reasons)} more")
-    raise ValueError(
+    raise InputError(
         f"nothing to convert: {type(module).__name__} has no convolution that can become a WS "
         f"convolution ({'; '.join(reasons) or 'it has none'})"
     )

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ws_det.errors import InputError
+
 # Below the square of any deviation that matters, above the smallest float32: native_layer_norm
 # divides by sqrt(variance + _TINY), so that a constant filter gives 1e15 and not infinity.
 _TINY = 1e-30
@@ -216,14 +218,14 @@ def resolve_formula(formula: str, eps: float | None) -> tuple[Formula, float]:
     """Look a formula up by name and settle its epsilon.
 
     Raises:
-        ValueError: If there is no such formula, or eps is negative.
+        InputError: If there is no such formula, or eps is negative.
     """
     if formula not in FORMULAS:
-        raise ValueError(f"unknown WS formula {formula!r}: choose one of {', '.join(FORMULAS)}")
+        raise InputError(f"unknown WS formula {formula!r}: choose one of {', '.join(FORMULAS)}")
     chosen = FORMULAS[formula]
     eps = chosen.eps if eps is None else eps
     if not eps >= 0:
-        raise ValueError(f"eps must not be negative, got {eps}")
+        raise InputError(f"eps must not be negative, got {eps}")
     return chosen, eps
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ws_det import functional
+from ws_det.errors import InputError
 
 __all__ = [
     "BatchChannelNorm2d",
@@ -212,7 +213,7 @@ class EstBatchNorm2d(nn.InstanceNorm2d):
         dtype: Type of parameters and buffers.
 
     Raises:
-        ValueError: If momentum is not in (0, 1].
+        InputError: If momentum is not in (0, 1].
     """
 
     def __init__(
@@ -268,7 +269,7 @@ class BatchChannelNorm2d(nn.GroupNorm):
         dtype: Type of parameters and buffers.
 
     Raises:
-        ValueError: If G does not divide C, or momentum is not in (0, 1].
+        InputError: If G does not divide C, or momentum is not in (0, 1].
     """
 
     def __init__(
@@ -282,7 +283,7 @@ class BatchChannelNorm2d(nn.GroupNorm):
         dtype: torch.dtype | None = None,
     ) -> None:
         if num_groups < 1 or num_features % num_groups:
-            raise ValueError(
+            raise InputError(
                 f"num_groups={num_groups} does not divide num_features={num_features}: "
                 f"choose a divisor of {num_features}"
             )
@@ -334,7 +335,7 @@ def average_estimates(module: nn.Module) -> None:
 
 def _check_momentum(momentum: float) -> None:
     if not 0 < momentum <= 1:
-        raise ValueError(
+        raise InputError(
             f"momentum must be in (0, 1], got {momentum}: a rate of 0 would never learn the "
             f"running statistics"
         )
