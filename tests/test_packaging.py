@@ -64,7 +64,11 @@ def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_wheel_leaves_no_file_out(wheel: Path) -> None:
     with ZipFile(wheel) as archive:
         packed = {name for name in archive.namelist() if name.startswith("ws_det/")}
-    tree = {f"ws_det/{p.relative_to(REPO)}" for p in REPO.glob("configs/**/*.py")}
+    tree = {
+        f"ws_det/{p.relative_to(REPO)}"
+        for end in ("py", "yaml")
+        for p in REPO.glob(f"configs/**/*.{end}")
+    }
     tree |= {f"ws_det/{p.relative_to(REPO)}" for p in REPO.glob("tools/*.py")}
     tree |= {str(p.relative_to(REPO)) for p in REPO.glob("ws_det/**/*.py")}
     assert packed == tree | {"ws_det/py.typed"}
