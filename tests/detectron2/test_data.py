@@ -1,0 +1,84 @@
+"""Sets by folder and their faults. Oracles: the files' own content, and each fault by hand."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from ws_det.detectron2.data import NamedMapper, category_names, check_sets, register_set
+from ws_det.errors import InputError
+
+
+@pytest.fixture
+def copied(coco_set, tmp_path):
+    """A set that may be broken, registered as broken_train and broken_val."""
+    root = tmp_path / "set"
+    shutil.copytree(coco_set, root)
+    register_set(str(root), "broken")
+    return root
+
+
+def edit(root, part, change):
+    path = root / f"annotations/instances_{part}2017.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def test_a_folder_becomes_two_sets(coco_set):
+    train, val = register_set(str(coco_set), "two")
+    assert (train, val) == ("two_train", "two_val")
+    dicts = DatasetCatalog.get(train)
+    assert len(dicts) == 6 and len(DatasetCatalog.get(val)) == 4
+    # ids 3 and 7 in the file
+    assert {a["category_id"] for d in dicts for a in d["annotations"]} == {0, 1}
+    assert category_names(train) == MetadataCatalog.get(train).thing_classes == ["box", "bar"]
+    check_sets([train, val], [2])
+
+
+def test_names_move_to_a_new_folder(coco_set, copied):
+    register_set(str(coco_set), "moving")
+    DatasetCatalog.get("moving_train")
+    register_set(str(copied), "moving")
+    assert DatasetCatalog.get("moving_val")[0]["file_name"].startswith(str(copied))
+
+
+def test_classes_follow_the_ids_whatever_the_order_of_the_file(copied):
+    """Detectron2 sorts by id. Oracle: the names it attaches itself when it loads the file."""
+    edit(copied, "train", lambda content: content["categories"].reverse())
+    DatasetCatalog.get("broken_train")
+    assert category_names("broken_train") == MetadataCatalog.get("broken_train").thing_classes
+    check_sets(["broken_train", "broken_val"], [2])
+
+
+def test_unknown_set_is_refused():
+    with pytest.raises(InputError, match=r"no data set is registered as 'nowhere'.*--data-root"):
+        check_sets(["nowhere"], [])
+
+
+def test_other_number_of_classes_is_refused(copied):
+    with pytest.raises(InputError, match=r"num_classes=80 .* the 2 categories .*--data-root"):
+        check_sets(["broken_train"], [2, 80])
+
+
+def test_other_categories_are_refused(copied):
+    edit(copied, "val", lambda content: content["categories"][0].update(name="disc"))
+    with pytest.raises(InputError, match=r"other categories \(disc, bar"):
+        check_sets(["broken_train", "broken_val"], [2])
+
+
+def test_missing_image_is_named(copied):
+    (copied / "val2017/3.jpg").unlink()
+    with pytest.raises(InputError, match=r"3\.jpg .* \(1 of 4 are missing\)"):
+        check_sets(["broken_train", "broken_val"], [2])
+
+
+def test_a_mapper_names_the_image(copied):
+    def fail(dataset_dict):
+        raise OSError("cannot identify image file")
+
+    with pytest.raises(InputError, match=r"the image a\.jpg cannot be used \(cannot identify"):
+        NamedMapper(fail)({"file_name": "a.jpg"})

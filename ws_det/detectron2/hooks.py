@@ -1,0 +1,46 @@
+"""The hook that keeps EstBN right in Detectron2's training loop."""
+
+from __future__ import annotations
+
+import logging
+
+from detectron2.engine import HookBase
+from torch import nn
+
+from ws_det.layers import BatchChannelNorm2d, EstBatchNorm2d, average_estimates
+
+_log = logging.getLogger(__name__)
+
+
+class SyncEstBNHook(HookBase):
+    """Keep the estimates of EstBN equal on all ranks, with one all-reduce a step.
+
+    Detectron2 wraps DistributedDataParallel with ``broadcast_buffers=False``; every rank would
+    estimate from its own images. Registered before the checkpointer, so that what is saved is
+    what all ranks have.
+    """
+
+    def before_train(self) -> None:
+        """Warn of statistics that were frozen."""
+        frozen = frozen_statistics(self.trainer.model)
+        if frozen:
+            _log.warning(
+                f"{len(frozen)} EstBN or BCN layers are frozen and learn no statistics "
+                f"({frozen[0]}, ...): set freeze_at=0 (MODEL.BACKBONE.FREEZE_AT 0) unless their "
+                f"weights and statistics are pretrained"
+            )
+
+    def after_step(self) -> None:
+        """Average the estimates over the ranks."""
+        average_estimates(self.trainer.model)
+
+
+def frozen_statistics(model: nn.Module) -> list[str]:
+    """Names of the EstBN and BCN layers whose parameters are frozen, and statistics with them."""
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, (EstBatchNorm2d, BatchChannelNorm2d))
+        and not any(parameter.requires_grad for parameter in module.parameters())
+        and not name.endswith(".bn")  # counted with its BCN
+    ]

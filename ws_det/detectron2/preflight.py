@@ -1,0 +1,109 @@
+"""Everything that can be checked before the first process is started or file is written."""
+
+from __future__ import annotations
+
+import os.path as osp
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from torch import nn
+
+from ws_det import fit
+from ws_det.checks import check_gpus, check_writable
+from ws_det.detectron2.data import check_sets
+from ws_det.detectron2.recipe import Recipe
+from ws_det.detectron2.weights import loaded_model, local_file
+from ws_det.errors import InputError, first_line
+
+
+def check(recipe: Recipe, processes: int, machines: int, *, resume: bool, test: bool) -> None:
+    """Check a recipe for a run.
+
+    Args:
+        recipe: Of the config.
+        processes: On this machine.
+        machines: Their number.
+        resume: Whether a run is to be taken up.
+        test: Whether to evaluate alone.
+
+    Raises:
+        InputError: For the first fault found, cheap checks first.
+    """
+    if processes < 1:
+        raise InputError(f"--num-gpus {processes}: give at least 1, also without a GPU")
+    check_gpus(processes, torch.cuda.device_count())
+    check_writable(recipe.output_dir, "train.output_dir=DIR (in a yaml config OUTPUT_DIR DIR)")
+    if not test:
+        _check_training(recipe, processes * machines)
+    sets = recipe.test_sets if test else [*recipe.train_sets, *recipe.test_sets]
+    check_sets(sets, recipe.num_classes())
+    model = _build(recipe)
+    if test or (resume and has_checkpoint(recipe)):
+        path = recipe.weights if test else last_checkpoint(recipe)
+        if not path:
+            raise InputError(f"there are no weights to evaluate: give {recipe.checkpoint_option}")
+        _check_weights(recipe, model, path, whole=True)
+    elif recipe.weights:
+        _check_weights(recipe, model, recipe.weights, whole=False)
+
+
+def has_checkpoint(recipe: Recipe) -> bool:
+    """Whether there is a run to resume in the output folder."""
+    return DetectionCheckpointer(nn.Identity(), recipe.output_dir).has_checkpoint()
+
+
+def last_checkpoint(recipe: Recipe) -> str:
+    """The checkpoint to resume from."""
+    return DetectionCheckpointer(nn.Identity(), recipe.output_dir).get_checkpoint_file()
+
+
+def _check_training(recipe: Recipe, processes: int) -> None:
+    if recipe.batch_size % processes or not recipe.batch_size:
+        raise InputError(
+            f"a total batch of {recipe.batch_size} images does not divide among {processes} "
+            f"processes: set dataloader.train.total_batch_size (in a yaml config "
+            f"SOLVER.IMS_PER_BATCH) to a multiple of {processes}"
+        )
+    if recipe.accumulation < 1:
+        raise InputError(f"accumulation over {recipe.accumulation} steps: give 1 or more")
+    if recipe.amp and not torch.cuda.is_available():
+        raise InputError(
+            "automatic mixed precision needs a GPU: leave out train.amp.enabled=True (in a yaml "
+            "config SOLVER.AMP.ENABLED True)"
+        )
+
+
+def _check_weights(recipe: Recipe, model: nn.Module, reference: str, *, whole: bool) -> None:
+    path = local_file(reference)
+    if osp.splitext(path)[1] == ".pkl":
+        return  # names that Detectron2 matches by heuristics; no WS weights come in such files
+    state = loaded_model(path)["model"]
+    remedy = (
+        f"give weights trained with WS, or train from scratch with an empty "
+        f"{recipe.checkpoint_option.split('=')[0].split()[0]}"
+    )
+    bottom_up = "backbone.bottom_up."
+    if whole:
+        fit.check_whole(model, state, reference, remedy)
+    elif all(key.startswith(bottom_up) for key in state):
+        backbone = model.backbone.bottom_up
+        fit.check_backbone(backbone, fit.below(state, bottom_up), reference, remedy)
+    else:
+        fit.check_start(model, state, reference, remedy)
+
+
+def _build(recipe: Recipe) -> nn.Module:
+    try:
+        return recipe.build_model()
+    except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"the config's model cannot be built ({type(error).__name__}: "
+            f"{first_line(error)}): correct it"
+        ) from error
+    except Exception as error:
+        cause = error.__cause__ or error
+        raise InputError(
+            f"the config's model cannot be built ({first_line(cause)}): correct it"
+        ) from error

@@ -1,0 +1,182 @@
+"""What a config asks for, the same for both kinds of config that Detectron2 has."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, instantiate
+from detectron2.data import (
+    DatasetMapper,
+    build_detection_test_loader,
+    build_detection_train_loader,
+    get_detection_dataset_dicts,
+)
+from detectron2.engine import DefaultTrainer
+from detectron2.solver import build_lr_scheduler, build_optimizer
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from torch import nn
+
+from ws_det.detectron2.data import NamedMapper
+from ws_det.detectron2.stream import build_train_loader
+
+
+class LazyRecipe:
+    """A LazyConfig with detectron2's usual keys, and in ``train`` those of ws_det.
+
+    ``train.accumulation_steps`` (1) passes of ``dataloader.train.total_batch_size`` images make
+    an iteration, ``train.clip_grad.max_norm`` (off) bounds the gradient's norm, ``train.seed``
+    (random) makes runs repeatable.
+    """
+
+    checkpoint_option = "train.init_checkpoint=FILE"
+
+    def __init__(self, cfg: DictConfig) -> None:
+        self.cfg = cfg
+        train = cfg.train
+        self.output_dir: str = train.output_dir
+        self.weights: str = train.init_checkpoint
+        self.max_iter: int = int(train.max_iter)
+        self.eval_period: int = int(train.eval_period)
+        self.log_period: int = int(train.log_period)
+        self.checkpoint: dict[str, Any] = dict(train.checkpointer)
+        self.amp: bool = train.amp.enabled
+        self.ddp: dict[str, Any] = dict(train.ddp)
+        self.seed: int = train.get("seed", -1)
+        self.accumulation: int = train.get("accumulation_steps", 1)
+        self.max_norm: float | None = (train.get("clip_grad") or {}).get("max_norm")
+        self.device: str = train.device
+        self.batch_size: int = cfg.dataloader.train.total_batch_size
+        self.train_sets = _names(cfg.dataloader.train.dataset.names)
+        self.test_sets = _names(cfg.dataloader.test.dataset.names)
+
+    @staticmethod
+    def lead_to(cfg: DictConfig, sets: Sequence[str], num_classes: int) -> None:
+        """Let a config use two registered sets, and its heads as many classes."""
+        cfg.dataloader.train.dataset.names, cfg.dataloader.test.dataset.names = sets
+        for node in _nodes(cfg.model):
+            if "num_classes" in node and not OmegaConf.is_interpolation(node, "num_classes"):
+                node.num_classes = num_classes
+
+    def num_classes(self) -> list[int]:
+        """Of each head."""
+        return [node.num_classes for node in _nodes(self.cfg.model) if "num_classes" in node]
+
+    def build_model(self) -> nn.Module:
+        """The model, on the CPU."""
+        return instantiate(self.cfg.model)
+
+    def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """The optimizer of a model."""
+        optimizer = copy.copy(self.cfg.optimizer)
+        optimizer.params.model = model
+        return instantiate(optimizer)
+
+    def build_schedule(self, optimizer: torch.optim.Optimizer) -> Any:
+        """What Detectron2's ``LRScheduler`` hook takes."""
+        return instantiate(self.cfg.lr_multiplier)
+
+    def build_train_loader(self, seed: int, skip: int) -> Any:
+        """See ``stream.build_train_loader``; another loader of the config's stays as it is."""
+        loader = copy.deepcopy(self.cfg.dataloader.train)
+        loader.mapper = NamedMapper(instantiate(loader.mapper))
+        if loader._target_ is build_detection_train_loader:
+            loader._target_ = build_train_loader
+            loader.seed, loader.skip = seed, skip
+        return instantiate(loader)
+
+    def build_test_loader(self, name: str) -> Any:
+        """Of a test set."""
+        loader = copy.deepcopy(self.cfg.dataloader.test)
+        loader.dataset.names = name
+        loader.mapper = NamedMapper(instantiate(loader.mapper))
+        return instantiate(loader)
+
+
+class YamlRecipe:
+    """A yaml config, with the keys that ``add_ws_config`` adds."""
+
+    checkpoint_option = "MODEL.WEIGHTS FILE"
+
+    def __init__(self, cfg: CfgNode) -> None:
+        self.cfg = cfg
+        solver = cfg.SOLVER
+        self.output_dir: str = cfg.OUTPUT_DIR
+        self.weights: str = cfg.MODEL.WEIGHTS
+        self.max_iter: int = solver.MAX_ITER
+        self.eval_period: int = cfg.TEST.EVAL_PERIOD
+        self.log_period: int = 20  # that of DefaultTrainer
+        self.checkpoint: dict[str, Any] = {"period": solver.CHECKPOINT_PERIOD}
+        self.amp: bool = solver.AMP.ENABLED
+        self.ddp: dict[str, Any] = {"broadcast_buffers": False}
+        self.seed: int = cfg.SEED
+        self.accumulation: int = solver.ACCUMULATION_STEPS
+        self.max_norm: float | None = None  # its optimizer clips by itself
+        self.device: str = cfg.MODEL.DEVICE
+        self.batch_size: int = solver.IMS_PER_BATCH
+        self.train_sets, self.test_sets = list(cfg.DATASETS.TRAIN), list(cfg.DATASETS.TEST)
+
+    @staticmethod
+    def lead_to(cfg: CfgNode, sets: Sequence[str], num_classes: int) -> None:
+        """Let a config use two registered sets, and its heads as many classes."""
+        cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (sets[0],), (sets[1],)
+        cfg.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.RETINANET.NUM_CLASSES = num_classes
+
+    def num_classes(self) -> list[int]:
+        """Of each head."""
+        retinanet = "RetinaNet" in self.cfg.MODEL.META_ARCHITECTURE
+        return [(self.cfg.MODEL.RETINANET if retinanet else self.cfg.MODEL.ROI_HEADS).NUM_CLASSES]
+
+    def build_model(self) -> nn.Module:
+        """The model, on the CPU."""
+        cfg = self.cfg.clone()
+        cfg.MODEL.DEVICE = "cpu"
+        return DefaultTrainer.build_model(cfg)
+
+    def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """The optimizer of a model."""
+        return build_optimizer(self.cfg, model)
+
+    def build_schedule(self, optimizer: torch.optim.Optimizer) -> Any:
+        """What Detectron2's ``LRScheduler`` hook takes."""
+        return build_lr_scheduler(self.cfg, optimizer)
+
+    def build_train_loader(self, seed: int, skip: int) -> Any:
+        """See ``stream.build_train_loader``."""
+        cfg = self.cfg.clone()
+        cfg.SEED = seed  # that of the sampler
+        arguments = build_detection_train_loader.from_config(cfg)
+        arguments["mapper"] = NamedMapper(arguments["mapper"])
+        return build_train_loader(**arguments, seed=seed, skip=skip)
+
+    def build_test_loader(self, name: str) -> Any:
+        """Of a test set."""
+        mapper = NamedMapper(DatasetMapper(self.cfg, is_train=False))
+        return build_detection_test_loader(self.cfg, name, mapper=mapper)
+
+
+Recipe = LazyRecipe | YamlRecipe
+
+
+def dataset_dicts(name: str) -> list[dict[str, Any]]:
+    """A test set's dataset dicts, empty images included."""
+    return get_detection_dataset_dicts(name, filter_empty=False)
+
+
+def _names(names: str | Sequence[str]) -> list[str]:
+    return [names] if isinstance(names, str) else list(names)
+
+
+def _nodes(node: Any) -> Iterator[DictConfig]:
+    """All dicts of a config."""
+    if isinstance(node, DictConfig):
+        yield node
+        children = [node._get_node(key) for key in node]
+    elif isinstance(node, ListConfig):
+        children = [node._get_node(index) for index in range(len(node))]
+    else:
+        return
+    for child in children:
+        yield from _nodes(child)

@@ -1,0 +1,195 @@
+"""Train and evaluate a detector; the tool parses and calls `run`."""
+
+from __future__ import annotations
+
+import logging
+import re
+from argparse import Namespace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from detectron2.engine import default_setup, default_writers, hooks, launch
+from detectron2.engine.defaults import create_ddp_model
+from detectron2.evaluation import DatasetEvaluators, inference_on_dataset, print_csv_format
+from detectron2.utils import comm
+from torch import nn
+from torch.multiprocessing.spawn import ProcessRaisedException
+
+from ws_det.detectron2 import preflight
+from ws_det.detectron2.config import find_config, load_recipe
+from ws_det.detectron2.curves import CurvesHook
+from ws_det.detectron2.evaluator import CocoTwelveEvaluator, PicturesEvaluator
+from ws_det.detectron2.hooks import SyncEstBNHook
+from ws_det.detectron2.recipe import Recipe, dataset_dicts
+from ws_det.detectron2.trainer import AccumulatingTrainer
+from ws_det.detectron2.weights import SafeCheckpointer
+from ws_det.errors import InputError
+from ws_det.report import closing_line, write_json
+
+_log = logging.getLogger("detectron2")
+
+
+class Job(NamedTuple):
+    """What the user asked for; every process gets a copy.
+
+    Attributes:
+        config: Path of a config, or the name of a supplied one.
+        options: ``KEY=VALUE``.
+        data_root: Folder of a COCO-format set.
+        resume: Take up the run in the output folder.
+        eval_only: Evaluate the weights that the config names.
+        show_dir: Folder for pictures of predictions beside truth.
+    """
+
+    config: str
+    options: tuple[str, ...] = ()
+    data_root: str | None = None
+    resume: bool = False
+    eval_only: bool = False
+    show_dir: str | None = None
+
+
+def run(
+    job: Job,
+    processes: int = 1,
+    machines: int = 1,
+    machine_rank: int = 0,
+    dist_url: str = "auto",
+) -> None:
+    """Check a job, then train or evaluate in as many processes as asked for.
+
+    Each process takes one GPU, or on a machine without any, a share of the CPU. The first one
+    prints the closing line.
+
+    Args:
+        job: What to do.
+        processes: On this machine.
+        machines: How many run this command.
+        machine_rank: Which of them this is.
+        dist_url: Where they meet, as in ``detectron2.engine.launch``.
+
+    Raises:
+        InputError: For bad input, before anything is written.
+    """
+    recipe = load_recipe(job.config, job.options, job.data_root)
+    test = job.eval_only
+    preflight.check(recipe, processes, machines, resume=job.resume, test=test)
+    try:
+        launch(_work, processes, machines, machine_rank, dist_url, args=(job,))
+    except ProcessRaisedException as error:
+        raise _one_sentence(error) from error
+
+
+def _work(job: Job) -> None:
+    """What each process does."""
+    recipe = load_recipe(job.config, job.options, job.data_root)
+    default_setup(recipe.cfg, Namespace(config_file=find_config(job.config), **_flags(job)))
+    model = recipe.build_model().to(recipe.device)
+    report = _test(recipe, model, job) if job.eval_only else _train(recipe, model, job)
+    if comm.is_main_process():
+        places = [f"numbers in {recipe.output_dir}/coco_metrics.json"] if report else []
+        places += [f"pictures in {job.show_dir}"] if job.show_dir else []
+        places += [] if job.eval_only else [f"checkpoints and curves.png in {recipe.output_dir}"]
+        print(f"{closing_line(report)}; {', '.join(places)}")
+
+
+def _test(recipe: Recipe, model: nn.Module, job: Job) -> dict[str, Any]:
+    SafeCheckpointer(_in_ddp(recipe, model)).load(recipe.weights)
+    return _evaluate(recipe, model, job.show_dir)[1]
+
+
+def _train(recipe: Recipe, model: nn.Module, job: Job) -> dict[str, Any]:
+    optimizer = recipe.build_optimizer(model)
+    trainer = AccumulatingTrainer(
+        _in_ddp(recipe, model),
+        optimizer,
+        seed=recipe.seed if recipe.seed >= 0 else comm.shared_random_seed(),
+        accumulation=recipe.accumulation,
+        max_norm=recipe.max_norm,
+        amp=recipe.amp,
+    )
+    curves = CurvesHook(recipe.output_dir)
+    report: dict[str, Any] = {}
+
+    def evaluate() -> dict[str, Any]:
+        results, numbers = _evaluate(recipe, trainer.model)
+        report.update(numbers)
+        curves.evaluated(numbers)
+        return results
+
+    checkpointer = SafeCheckpointer(trainer.model, recipe.output_dir, trainer=trainer)
+    main = comm.is_main_process()
+    trainer.register_hooks(
+        [
+            hooks.IterationTimer(),
+            hooks.LRScheduler(scheduler=recipe.build_schedule(optimizer)),
+            SyncEstBNHook(),
+            curves,
+            hooks.PeriodicCheckpointer(checkpointer, **recipe.checkpoint) if main else None,
+            hooks.EvalHook(recipe.eval_period, evaluate),
+            hooks.PeriodicWriter(
+                default_writers(recipe.output_dir, recipe.max_iter), recipe.log_period
+            )
+            if main
+            else None,
+        ]
+    )
+    checkpointer.resume_or_load(recipe.weights, resume=job.resume)
+    start = trainer.iter + 1 if job.resume and checkpointer.has_checkpoint() else 0
+    trainer.data_loader = recipe.build_train_loader(trainer.seed, start * recipe.accumulation)
+    _log.info(batch_line(comm.get_world_size(), recipe.batch_size, recipe.accumulation))
+    trainer.train(start, recipe.max_iter)
+    if job.show_dir:
+        _evaluate(recipe, trainer.model, job.show_dir)
+    return report
+
+
+def _evaluate(
+    recipe: Recipe, model: nn.Module, show_dir: str | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Detectron2's results in percent, and the report of the first test set."""
+    results: dict[str, Any] = {}
+    report: dict[str, Any] = {}
+    for name in recipe.test_sets:
+        whole = getattr(model, "module", model)
+        masks = getattr(getattr(whole, "roi_heads", None), "mask_on", False)
+        tasks = ("bbox", "segm") if masks else ("bbox",)
+        coco = CocoTwelveEvaluator(name, tasks, f"{recipe.output_dir}/inference")
+        evaluators = [coco]
+        if show_dir:
+            path = f"{show_dir}/predictions.png"
+            evaluators.append(PicturesEvaluator(dataset_dicts(name), name, path))
+        found = inference_on_dataset(
+            model, recipe.build_test_loader(name), DatasetEvaluators(evaluators)
+        )
+        if comm.is_main_process():
+            print_csv_format(found)
+            report = report or coco.report
+        results |= found if len(recipe.test_sets) == 1 else {name: found}
+    if report:
+        write_json(Path(recipe.output_dir, "coco_metrics.json"), report)
+    return results, report
+
+
+def batch_line(processes: int, batch: int, accumulation: int) -> str:
+    """``2 processes x 1 image x 4 passes = 8 images an iteration``."""
+    each = batch // processes
+    counts = ((processes, "process"), (each, "image"), (accumulation, "pass"))
+    words = (f"{n} {unit}{('es' if unit[-1] == 's' else 's') * (n != 1)}" for n, unit in counts)
+    return f"{' x '.join(words)} = {batch * accumulation} images an iteration"
+
+
+def _in_ddp(recipe: Recipe, model: nn.Module) -> nn.Module:
+    # Detectron2's default, the local rank, is refused without GPUs.
+    without_gpu = {"device_ids": None} if recipe.device == "cpu" else {}
+    return create_ddp_model(model, **recipe.ddp, **without_gpu)
+
+
+def _flags(job: Job) -> dict[str, Any]:
+    return {key: value for key, value in job._asdict().items() if key != "config"}
+
+
+def _one_sentence(error: ProcessRaisedException) -> Exception:
+    """The InputError of a process, taken out of the traceback that torch wraps it in."""
+    said = re.findall(r"^ws_det\.errors\.InputError: (.+)$", str(error), re.MULTILINE)
+    return InputError(said[-1]) if said else error

@@ -1,0 +1,108 @@
+"""Read checkpoints for Detectron2 without running code from them, those of MMDetection too."""
+
+from __future__ import annotations
+
+import pickle
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.utils.file_io import PathManager
+
+from ws_det import fit
+from ws_det.checkpoint import load_checkpoint, state_dict_of
+from ws_det.detectron2 import keys
+from ws_det.errors import InputError
+
+_BACKBONE = "backbone.bottom_up."
+
+
+class SafeCheckpointer(DetectionCheckpointer):
+    """DetectionCheckpointer that reads tensors and plain data only, and MMDetection's keys."""
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        if filename.endswith(".pkl"):
+            loaded = _load_pickle(filename)
+            if "model" in loaded and "__author__" in loaded:
+                return loaded
+            # Caffe2's and Detectron1's: their names are matched to ours by Detectron2
+            blobs = loaded.get("blobs", loaded)
+            model = {k: v for k, v in blobs.items() if not k.endswith("_momentum")}
+            return {"model": model, "__author__": "Caffe2", "matching_heuristics": True}
+        return loaded_model(filename)
+
+
+def local_file(reference: str) -> str:
+    """The file behind a path, or behind a URL or catalog name that Detectron2 knows.
+
+    Raises:
+        InputError: If there is none, or it cannot be fetched.
+    """
+    try:
+        path = PathManager.get_local_path(reference)
+    except Exception as error:  # whatever the handler of the scheme raises
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"the checkpoint {reference} cannot be fetched ({reason}): download it, and give its "
+            f"path with train.init_checkpoint=FILE (in a yaml config MODEL.WEIGHTS FILE)"
+        ) from None
+    if not Path(path).is_file():
+        raise InputError(f"no checkpoint at {reference}: give the path of an existing file")
+    return path
+
+
+def loaded_model(path: str) -> dict[str, Any]:
+    """Load a ``.pth`` and bring its weights under Detectron2's keys.
+
+    Args:
+        path: Of Detectron2, or of MMDetection: a backbone, or a detector, whose heads are left
+            out.
+
+    Returns:
+        ``{"model": weights, ...}`` with all else that the file holds.
+
+    Raises:
+        InputError: If the file is missing, damaged, or holds more than tensors and plain data.
+    """
+    loaded = load_checkpoint(path)
+    state = fit.unwrapped(state_dict_of(loaded))
+    if not keys.is_mmdet(state):
+        rest = loaded if "model" in loaded else {}
+        return {**rest, "model": state}
+    state = keys.from_mmdet(state)
+    if not any(key.startswith("backbone.") for key in state):
+        state = OrderedDict((_BACKBONE + key, value) for key, value in state.items())
+    return {"model": state}
+
+
+def _load_pickle(path: str) -> dict[str, Any]:
+    """A model zoo file of Detectron2 or Caffe2: numpy arrays in a dict, and nothing else."""
+    try:
+        with open(path, "rb") as file:
+            loaded = _ArraysOnly(file, encoding="latin1").load()
+    except (pickle.UnpicklingError, EOFError, ValueError, KeyError, AttributeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"{path} is truncated or holds more than arrays ({reason}): fetch or copy it again"
+        ) from None
+    if not isinstance(loaded, dict):
+        raise InputError(f"{path} holds a {type(loaded).__name__}, not a checkpoint dict")
+    return loaded
+
+
+class _ArraysOnly(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        core = getattr(np, "_core", None) or np.core
+        allowed = {
+            "_reconstruct": core.multiarray._reconstruct,
+            "scalar": core.multiarray.scalar,
+            "ndarray": np.ndarray,
+            "dtype": np.dtype,
+            "OrderedDict": OrderedDict,
+        }
+        # numpy 1 and numpy 2 write different module names, and either may be read by the other
+        if module.partition(".")[0] in ("numpy", "collections") and name in allowed:
+            return allowed[name]
+        raise pickle.UnpicklingError(f"it needs {module}.{name}")
