@@ -11,13 +11,15 @@ from ws_det.errors import InputError
 
 
 @pytest.mark.parametrize("below", ["", "below/it"])
-def test_not_writable(tmp_path: Path, below: str) -> None:
-    """The sentence has the path, what is in the way, and the flag."""
+def test_not_writable(tmp_path: Path, below: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sentence has the path as it was given, all of what is in the way, and the flag."""
+    monkeypatch.chdir(tmp_path)
     file = tmp_path / "file"
     file.write_text("kept")
+    given = Path("file", below)
     with pytest.raises(InputError) as refused:
-        check_writable(str(file / below), "--out")
-    assert str(refused.value).startswith(f"{file / below} cannot be written ({file}: ")
+        check_writable(str(given), "--out")
+    assert str(refused.value).startswith(f"{given} cannot be written ({file}: ")
     assert str(refused.value).endswith(": give another --out") and file.read_text() == "kept"
 
 

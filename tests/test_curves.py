@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("numpy", reason="ws_det.curves draws with numpy")
-pytest.importorskip("matplotlib", reason="ws_det.curves draws with matplotlib")
+pytest.importorskip("numpy", reason="ws_det.curves needs numpy")
+pytest.importorskip("matplotlib", reason="ws_det.curves needs matplotlib")
 
 import numpy as np
 from matplotlib.image import imread

@@ -59,6 +59,7 @@ def test_the_same_backbone() -> None:
         {**state, "fc.weight": torch.zeros(9, 9)},
     ):
         check_backbone(backbone, found, "w.pth", REMEDY)
+    assert list(below(inside, "backbone.")) == list(state)
     assert unwrapped({"module.a": 1, "b": 2}) == {"module.a": 1, "b": 2}  # a module of that name
 
 

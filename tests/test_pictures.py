@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("numpy", reason="ws_det.pictures draws with numpy")
-pytest.importorskip("matplotlib", reason="ws_det.pictures draws with matplotlib")
-pytest.importorskip("pycocotools", reason="ws_det.pictures decodes masks with pycocotools")
+pytest.importorskip("numpy", reason="ws_det.pictures needs numpy")
+pytest.importorskip("matplotlib", reason="ws_det.pictures needs matplotlib")
+pytest.importorskip("pycocotools", reason="ws_det.pictures needs pycocotools")
 pytest.importorskip("cv2", reason="the images are drawn with OpenCV")
 
 import numpy as np

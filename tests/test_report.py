@@ -19,10 +19,14 @@ def test_table_and_closing_line() -> None:
     assert "no COCO evaluation" in report.closing_line({})
 
 
-def test_json_is_written_whole(tmp_path: Path) -> None:
-    """A value that cannot be written leaves the former file as it was."""
+def test_json_is_written_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A value that cannot be written, or an end in between, leaves the former file as it was."""
     path = tmp_path / "m.json"
     report.write_json(path, {"a": 1})
     with pytest.raises(TypeError):
         report.write_json(path, {"a": object()})
     assert json.loads(path.read_text()) == {"a": 1} and list(tmp_path.iterdir()) == [path]
+    monkeypatch.delattr(report.os, "replace")
+    with pytest.raises(AttributeError):
+        report.write_json(path, {"a": 2})
+    assert json.loads(path.read_text()) == {"a": 1}
