@@ -110,3 +110,14 @@ def test_folded_weights_are_marked_and_refused_by_ws_convolutions():
     assert is_folded(state)
     with pytest.raises(RuntimeError, match=r"0\.weight is folded"):
         raw.load_state_dict(state)
+
+
+@pytest.mark.parametrize("export", [torch.jit.script, torch.jit.trace])
+def test_a_folded_model_exports(export):
+    """Oracle: the folded model, bit by bit; its guard is no obstacle, and still there."""
+    model = fold_ws(network().eval())
+    x = torch.randn(2, 3, 9, 9)
+    graph = export(model) if export is torch.jit.script else export(model, x)
+    assert torch.equal(graph(x), model(x))
+    with pytest.raises(RuntimeError, match="folded model cannot be trained"):
+        model.train()(x)

@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import io
 import math
 
 import pytest
@@ -381,8 +382,67 @@ def test_frozen_est_bn_keeps_its_estimates():
 
 def test_est_bn_refuses_other_ranks():
     """Oracle: ValueError with the shape."""
-    with pytest.raises(ValueError, match=r"\(8, 6\)"):
+    with pytest.raises(ValueError, match=r"\[8, 6\]"):
         EstBatchNorm2d(8)(torch.randn(8, 6))
+
+
+EXPORTED = {
+    "default": (lambda: WSConv2d(4, 8, 3), (9, 8)),
+    "channels_last": (lambda: WSConv2d(4, 8, 3).to(memory_format=torch.channels_last), (9, 8)),
+    "adaptive": (lambda: WSConv2d(4, 8, 3, adaptive=True, formula="bit"), (9, 8)),
+    "deviation only": (lambda: WSConv2d(4, 8, 3, center=False), (9, 8)),
+    "mean only": (
+        lambda: WSConv2d(4, 8, 3, padding=1, padding_mode="reflect", scale=False),
+        (9, 8),
+    ),
+    "1d": (lambda: WSConv1d(4, 8, 3), (9,)),
+    "3d": (lambda: WSConv3d(4, 8, 3), (5, 5, 5)),
+    "transposed": (lambda: WSConvTranspose2d(4, 8, 3, groups=2), (5, 4)),
+    "EstBN": (lambda: EstBatchNorm2d(4), (9, 8)),
+    "BCN": (lambda: BatchChannelNorm2d(4, 2), (9, 8)),
+    "BCN estimate": (lambda: BatchChannelNorm2d(4, 2, estimate=True), (9, 8)),
+}
+
+
+@pytest.mark.parametrize("layer", EXPORTED)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("export", [torch.jit.script, torch.jit.trace])
+def test_torchscript(layer, dtype, export):
+    """Oracle: the layer itself, bit by bit, after saving and loading; another batch size, and 0.
+
+    It stays as it is: scripting replaces the submodules of a model in place if these ask for it.
+    """
+    build, size = EXPORTED[layer]
+    eager = nn.Sequential(build()).to(dtype)
+    x = torch.randn(2, 4, *size, dtype=dtype)
+    eager(x)  # statistics of some kind
+    eager.eval()
+    before = eager[0]
+    graph = export(eager) if export is torch.jit.script else export(eager, x)
+    file = io.BytesIO()
+    torch.jit.save(graph, file)
+    file.seek(0)
+    graph = torch.jit.load(file)
+    for batch in (2, 3, 0):
+        y = torch.randn(batch, 4, *size, dtype=dtype)
+        assert torch.equal(graph(y), eager(y))
+    assert eager[0] is before
+    assert graph.state_dict().keys() == eager.state_dict().keys()
+
+
+def test_scripted_layers_train():
+    """Oracle: the layers themselves: output, gradients, and statistics."""
+    eager = nn.Sequential(WSConv2d(4, 8, 3), BatchChannelNorm2d(8, 4, estimate=True))
+    scripted = torch.jit.script(copy.deepcopy(eager))
+    for _ in range(3):
+        x = torch.randn(2, 4, 9, 8)
+        for model in (eager, scripted):
+            model.zero_grad()
+            model(x).square().sum().backward()
+        for ours, theirs in zip(scripted.parameters(), eager.parameters(), strict=True):
+            torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-4)
+        for ours, theirs in zip(scripted.buffers(), eager.buffers(), strict=True):
+            torch.testing.assert_close(ours, theirs, **FLOAT32)
 
 
 def test_public_names():

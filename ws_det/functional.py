@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Optional  # TorchScript of torch 2.1 has no X | None
 
 import torch
 from torch import Tensor
@@ -93,15 +93,38 @@ def standardize_weight(
     """
     chosen, eps = resolve_formula(formula, eps)
     check_fan_in(weight.shape, transposed, groups)
+    return standardize_kernel(
+        weight, chosen.correction, chosen.eps_inside, eps,
+        center, scale, gain, bias, transposed, groups,
+    )  # fmt: skip
+
+
+def standardize_kernel(
+    weight: Tensor,
+    correction: int,
+    eps_inside: bool,
+    eps: float,
+    center: bool = True,
+    scale: bool = True,
+    gain: Optional[Tensor] = None,  # noqa: UP045
+    bias: Optional[Tensor] = None,  # noqa: UP045
+    transposed: bool = False,
+    groups: int = 1,
+) -> Tensor:
+    """:func:`standardize_weight` without its checks, for the layers; TorchScript compiles it."""
     rows = _to_rows(weight, transposed, groups)
-    if rows.dtype in (torch.float16, torch.bfloat16):
+    if rows.dtype == torch.float16 or rows.dtype == torch.bfloat16:
         rows = rows.float()
     if center and scale:
-        out = _Standardize.apply(rows, chosen, eps)
+        if torch.jit.is_scripting() or torch.jit.is_tracing():
+            # A graph holds no autograd function of ours; its own gradient is the same.
+            out = _standardize_rows(rows, correction, eps_inside, eps)[0]
+        else:
+            out = _Standardize.apply(rows, correction, eps_inside, eps)
     elif center:
         out = rows - rows.mean(1, keepdim=True)
     elif scale:
-        out = rows / _mean_and_deviation(rows, chosen, eps)[1]
+        out = rows / _mean_and_deviation(rows, correction, eps_inside, eps)[1]
     else:
         out = rows
     if gain is not None:
@@ -138,7 +161,9 @@ def weight_mean_and_deviation(
     """
     chosen, eps = resolve_formula(formula, eps)
     check_fan_in(weight.shape, transposed, groups)
-    mean, deviation = _mean_and_deviation(_to_rows(weight, transposed, groups), chosen, eps)
+    mean, deviation = _mean_and_deviation(
+        _to_rows(weight, transposed, groups), chosen.correction, chosen.eps_inside, eps
+    )
     return mean.flatten(), deviation.flatten()
 
 
@@ -146,9 +171,8 @@ def est_batch_norm(
     input: Tensor,
     running_mean: Tensor,
     running_var: Tensor,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    *,
+    weight: Optional[Tensor] = None,  # noqa: UP045
+    bias: Optional[Tensor] = None,  # noqa: UP045
     training: bool = False,
     momentum: float = 0.1,
     eps: float = 1e-5,
@@ -263,46 +287,58 @@ class _Standardize(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, formula: Formula, eps: float) -> Tensor:
-        fan_in = rows.shape[1]
-        out, _, rstd = torch.native_layer_norm(rows, (fan_in,), None, None, _TINY)
-        std = (fan_in / (fan_in - formula.correction)) ** 0.5 / rstd
-        deviation = (std.square() + eps).sqrt() if formula.eps_inside else std + eps
-        out.mul_(1 / (rstd * deviation))
+    def forward(ctx: Any, rows: Tensor, correction: int, eps_inside: bool, eps: float) -> Tensor:
+        out, std, deviation = _standardize_rows(rows, correction, eps_inside, eps)
         ctx.save_for_backward(out, std, deviation)
-        ctx.formula = formula
+        ctx.correction, ctx.eps_inside = correction, eps_inside
         return out
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         out, std, deviation = ctx.saved_tensors
         fan_in = out.shape[1]
-        inner = deviation if ctx.formula.eps_inside else std
-        r = (fan_in / (fan_in - ctx.formula.correction) * deviation / inner).sqrt()
+        inner = deviation if ctx.eps_inside else std
+        r = (fan_in / (fan_in - ctx.correction) * deviation / inner).sqrt()
         grad_rows = torch.ops.aten.native_layer_norm_backward(
             grad.contiguous(), out, (fan_in,), torch.zeros_like(r), r, None, None,
             [True, False, False],
         )[0]  # fmt: skip
-        return grad_rows.mul_(1 / (deviation * r)), None, None
+        return grad_rows.mul_(1 / (deviation * r)), None, None, None
 
 
-def _mean_and_deviation(rows: Tensor, formula: Formula, eps: float) -> tuple[Tensor, Tensor]:
+@torch.jit.script_if_tracing  # a trace would take F for a tensor, and round it
+def _standardize_rows(
+    rows: Tensor, correction: int, eps_inside: bool, eps: float, tiny: float = _TINY
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The standardized rows, their deviation without and with epsilon."""
+    fan_in = rows.shape[1]
+    out, _, rstd = torch.native_layer_norm(rows, [fan_in], None, None, tiny)
+    std = (fan_in / (fan_in - correction)) ** 0.5 / rstd
+    deviation = (std.square() + eps).sqrt() if eps_inside else std + eps
+    out.mul_(1 / (rstd * deviation))
+    return out, std, deviation
+
+
+@torch.jit.script_if_tracing
+def _mean_and_deviation(
+    rows: Tensor, correction: int, eps_inside: bool, eps: float
+) -> tuple[Tensor, Tensor]:
     mean = rows.mean(1, keepdim=True)
     # vector_norm, not std: its gradient at zero is zero, std's is NaN.
     norm = torch.linalg.vector_norm(rows - mean, dim=1, keepdim=True)
-    std = norm / (rows.shape[1] - formula.correction) ** 0.5
-    return mean, (std.square() + eps).sqrt() if formula.eps_inside else std + eps
+    std = norm / (rows.shape[1] - correction) ** 0.5
+    return mean, (std.square() + eps).sqrt() if eps_inside else std + eps
 
 
-def _channel_moments(input: Tensor) -> tuple[Tensor, Tensor]:
+def _channel_moments(input: Tensor, tiny: float = _TINY) -> tuple[Tensor, Tensor]:
     """Mean and biased variance per image and channel, (N, C) each, float32 or better."""
-    batch, channels = input.shape[:2]
-    if input.dtype in (torch.float16, torch.bfloat16):
+    batch, channels = input.shape[0], input.shape[1]
+    if input.dtype == torch.float16 or input.dtype == torch.bfloat16:
         input = input.float()
     rows = input.reshape(batch * channels, -1)
     # Layer norm's own statistics: on a CPU much faster than torch.var_mean over N, H, W.
-    _, mean, rstd = torch.native_layer_norm(rows, rows.shape[1:], None, None, _TINY)
+    _, mean, rstd = torch.native_layer_norm(rows, rows.shape[1:], None, None, tiny)
     return mean.view(batch, channels), rstd.pow(-2).view(batch, channels)
 
 
@@ -318,7 +354,7 @@ def _from_rows(rows: Tensor, weight: Tensor, transposed: bool, groups: int) -> T
     """The inverse of ``_to_rows``, in the memory format of ``weight``."""
     if transposed:
         inputs, outputs = weight.shape[0] // groups, weight.shape[1]
-        grouped = rows.view(groups, outputs, inputs, *weight.shape[2:])
+        grouped = rows.view([groups, outputs, inputs] + list(weight.shape[2:]))  # noqa: RUF005
         return torch.empty_like(weight).copy_(grouped.transpose(1, 2).flatten(0, 1))
     if _is_channels_last(weight):
         return rows.view(weight.movedim(1, -1).shape).movedim(-1, 1)

@@ -7,7 +7,7 @@ Shape shorthand in this file:
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Optional
 
 import torch
 from torch import Tensor, nn
@@ -32,11 +32,8 @@ class WeightStandardized:
     The state dict holds the raw kernel under torch's own keys; it is standardized at every call.
     """
 
-    formula: str
-    eps: float
-    center: bool
-    scale: bool
-    adaptive: bool
+    # For TorchScript, which compiles the branch of a constant only.
+    __constants__ = (*nn.modules.conv._ConvNd.__constants__, "adaptive")
 
     def __init__(
         self,
@@ -64,8 +61,9 @@ class WeightStandardized:
         Raises:
             ValueError: As :class:`WSConv2d`.
         """
-        _, self.eps = functional.resolve_formula(formula, eps)
+        chosen, self.eps = functional.resolve_formula(formula, eps)
         functional.check_fan_in(self.weight.shape, self.transposed, self.groups)
+        self.correction, self.eps_inside = chosen.correction, chosen.eps_inside
         self.formula, self.center, self.scale, self.adaptive = formula, center, scale, adaptive
         if adaptive:
             shape = (self.out_channels, *[1] * (self.weight.ndim - 1))
@@ -74,16 +72,17 @@ class WeightStandardized:
 
     def standardized_weight(self) -> Tensor:
         """The kernel that the convolution uses: shape, dtype and format of ``weight``."""
-        return functional.standardize_weight(
+        return functional.standardize_kernel(
             self.weight,
+            self.correction,
+            self.eps_inside,
             self.eps,
-            formula=self.formula,
-            center=self.center,
-            scale=self.scale,
-            gain=self.weight_gamma if self.adaptive else None,
-            bias=self.weight_beta if self.adaptive else None,
-            transposed=self.transposed,
-            groups=self.groups,
+            self.center,
+            self.scale,
+            self.weight_gamma if self.adaptive else None,
+            self.weight_beta if self.adaptive else None,
+            self.transposed,
+            self.groups,
         )
 
     def forward(self, input: Tensor) -> Tensor:
@@ -171,7 +170,8 @@ class WSConvTranspose2d(WeightStandardized, nn.ConvTranspose2d):
     The deviation is per OUTPUT channel here too, though torch stores (I, O / groups, H, W).
     """
 
-    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+    # TorchScript of torch 2.1 has no X | None.
+    def forward(self, input: Tensor, output_size: Optional[list[int]] = None) -> Tensor:  # noqa: UP045
         """(N, I, H, W) -> (N, O, H', W'); ``output_size`` as in torch's class."""
         output_padding = self._output_padding(
             input, output_size, self.stride, self.padding, self.kernel_size, 2, self.dilation
@@ -231,7 +231,7 @@ class EstBatchNorm2d(nn.InstanceNorm2d):
     def forward(self, input: Tensor) -> Tensor:
         """(N, C, H, W) -> the same shape; in training the estimates move first, unless frozen."""
         if input.ndim != 4:
-            raise ValueError(f"EstBatchNorm2d expects (N, C, H, W), got {tuple(input.shape)}")
+            raise ValueError(f"EstBatchNorm2d expects (N, C, H, W), got {list(input.shape)}")
         learns = self.learns()
         if learns and input.numel():
             self.num_batches_tracked.add_(1)
@@ -297,7 +297,9 @@ class BatchChannelNorm2d(nn.GroupNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, C, H, W) -> the same shape."""
-        if input.numel() or isinstance(self.bn, nn.SyncBatchNorm):
+        if torch.jit.is_scripting() or torch.jit.is_tracing():
+            out = self.bn(input)  # for evaluation, where a graph needs no branch
+        elif input.numel() or isinstance(self.bn, nn.SyncBatchNorm):
             # SyncBatchNorm must run on an empty rank as well: the other ranks wait for it.
             out = self.bn(input)
         else:
