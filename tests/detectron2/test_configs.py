@@ -404,20 +404,32 @@ def test_py_and_yaml_of_one_name_mean_the_same(stem: str) -> None:
         assert schedules[0](part) == pytest.approx(schedules[1](part))
 
 
-def test_demo_is_the_model_of_the_mmdetection_demo() -> None:
-    """Oracle: MMDetection's demo, whose parameters have the same shapes under other names."""
+@pytest.mark.parametrize(
+    ("name", "theirs"),
+    [
+        (R50, "mask-rcnn_r50_fpn_gn-ws-all_2x_coco"),
+        (R50.replace("R_50", "R_101"), "mask-rcnn_r101_fpn_gn-ws-all_2x_coco"),
+        (R50.replace("R_50", "X_101_32x4d"), "mask-rcnn_x101-32x4d_fpn_gn-ws-all_2x_coco"),
+        (R50.replace("gn", "bcn"), "mask-rcnn_r50_fpn_bcn-ws-all_2x_coco"),
+        (DEMO, "mask-rcnn_r18_fpn_gn-ws-all_2xb1-demo_shapes"),
+        (DEMO.replace("gn_ws", "bn"), "mask-rcnn_r18_fpn_bn_2xb1-demo_shapes"),
+    ],
+)
+def test_model_is_that_of_the_mmdetection_config(name: str, theirs: str) -> None:
+    """Oracle: MMDetection's model, whose parameters have the same shapes under other names."""
     pytest.importorskip("mmdet", reason="needs MMDetection")
     from mmdet.registry import MODELS
     from mmdet.utils import register_all_modules
     from mmengine.config import Config
 
     register_all_modules(init_default_scope=True)
-    for norm, theirs in (("gn_ws", "gn-ws-all"), ("bn", "bn")):
-        cfg = Config.fromfile(config_path(f"mask-rcnn_r18_fpn_{theirs}_2xb1-demo_shapes.py"))
-        with torch.device("meta"):
-            twins = MODELS.build(cfg.model), build(load(f"mask_rcnn_R_18_FPN_{norm}_demo_shapes"))
-        parameters = [sorted(tuple(p.shape) for p in model.parameters()) for model in twins]
-        assert parameters[0] == parameters[1]
+    with torch.device("meta"):
+        twin = MODELS.build(Config.fromfile(config_path(theirs)).model)
+    parameters = [
+        sorted((tuple(p.shape), p.requires_grad) for p in model.parameters())
+        for model in (build(load(name)), twin)
+    ]
+    assert parameters[0] == parameters[1]
 
 
 def test_demo_recipe_is_that_of_the_mmdetection_demo() -> None:
