@@ -1,0 +1,98 @@
+"""Detectron2's ways to export a model, on tiny detectors with our layers.
+
+Oracle: the eager model, with Detectron2's own comparison of instances.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+
+import pytest
+import torch
+from detectron2.export import TracingAdapter, scripting_with_instances
+from detectron2.modeling import build_model
+from detectron2.structures import Boxes
+from detectron2.utils.testing import assert_instances_allclose, convert_scripted_instances
+from torch import Tensor
+
+from tests.detectron2.parts import TINY, yaml_config
+from ws_det import fold_ws
+
+# Detectron2 branches on tensors, which is right for the images it is traced for.
+pytestmark = pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+
+FIELDS = {
+    "proposal_boxes": Boxes, "objectness_logits": Tensor, "pred_boxes": Boxes, "scores": Tensor,
+    "pred_classes": Tensor, "pred_masks": Tensor,
+}  # fmt: skip
+
+
+def images(*sizes):
+    return [{"image": torch.rand(3, *size) * 255} for size in sizes]
+
+
+@pytest.fixture(scope="module", params=["GN", "BCN"])
+def model(request):
+    """A Mask R-CNN in eval mode whose statistics have seen an image."""
+    torch.manual_seed(0)
+    model = build_model(
+        yaml_config(request.param, TINY | {"MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0})
+    )
+    with torch.no_grad():
+        model.backbone(torch.randn(2, 3, 64, 64))
+    return model.eval()
+
+
+def reloaded(graph):
+    file = io.BytesIO()
+    torch.jit.save(graph, file)
+    file.seek(0)
+    return torch.jit.load(file)
+
+
+@pytest.mark.parametrize("folded", [False, True])
+def test_scripting(model, folded):
+    """Detectron2's scripting_with_instances, and images of other sizes than any seen before."""
+    model = copy.deepcopy(model)
+    if folded:
+        fold_ws(model)
+    expected_of = copy.deepcopy(model)  # Detectron2 changes a backbone that it scripts
+    graph = reloaded(scripting_with_instances(model, FIELDS))
+    batch = images((64, 64), (50, 96))
+    with torch.no_grad():
+        expected = expected_of.inference(batch, do_postprocess=False)
+        got = graph.inference(batch, do_postprocess=False)
+    for ours, theirs in zip(got, expected, strict=True):
+        assert len(theirs) > 0
+        assert_instances_allclose(convert_scripted_instances(ours), theirs)
+
+
+@pytest.mark.parametrize("folded", [False, True])
+def test_tracing(model, folded):
+    """Detectron2's TracingAdapter, traced with one image, run with a larger one."""
+    model = copy.deepcopy(model)
+    if folded:
+        fold_ws(model)
+
+    def infer(model, image):
+        return model.inference([{"image": image}], do_postprocess=False)[0]
+
+    adapter = TracingAdapter(model, images((64, 64))[0]["image"], infer)
+    with torch.no_grad():
+        graph = reloaded(torch.jit.trace(adapter, images((64, 80))[0]["image"]))
+        image = images((96, 128))[0]["image"]
+        expected = infer(model, image)
+        got = adapter.outputs_schema(graph(image))
+    assert len(expected) > 0
+    assert_instances_allclose(got, expected, size_as_tensor=True)
+
+
+def test_the_ws_model_is_left_as_it_was(model):
+    """Scripting must not fold the model that goes on to be trained: the same kinds of layer."""
+    model = copy.deepcopy(model)
+    kinds = sorted(type(m).__name__ for m in model.modules())
+    scripting_with_instances(model, FIELDS)
+    after = [type(m).__name__ for m in model.modules()]
+    for kind in ("WSConv2d", "BatchChannelNorm2d", "EstBatchNorm2d", "GroupNorm"):
+        assert after.count(kind) == kinds.count(kind), kind
