@@ -20,6 +20,7 @@ from pycocotools.coco import COCO
 
 from ws_det.mmdet import pictures
 from ws_det.mmdet.pictures import PicturesHook, draw_predictions
+from ws_det.pictures import Pair
 from ws_det.scene import CATEGORIES
 from ws_det.shapes import ShapesSpec, make_shapes
 
@@ -117,6 +118,19 @@ def test_truth_is_the_annotations(dataset: CocoDataset, root: Path) -> None:
             np.testing.assert_array_equal(thing.mask, coco.annToMask(annotation))
             assert list(CATEGORIES)[thing.label] == annotation["category_id"]
             assert thing.iscrowd == bool(annotation["iscrowd"]) and thing.score is None
+
+
+def test_order_and_colours(
+    dataset: CocoDataset, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: the files' names, and matplotlib's reader; decoders differ in rounding alone."""
+    drawn: list[Pair] = []
+    monkeypatch.setattr(pictures, "draw_grid", lambda pairs, *_: drawn.extend(pairs))
+    draw_predictions(dataset, [perfect(root, i) for i in (3, 1, 2)], "unused.png", count=2)
+    assert [pair.title for pair in drawn] == ["000000000003.jpg", "000000000001.jpg"]
+    for pair in drawn:
+        expected = imread(root / "val2017" / pair.title).astype(float)
+        assert np.abs(pair.image - expected).max() <= 3
 
 
 def test_hook_draws_the_first(
