@@ -8,14 +8,8 @@ from ws_det.convert import convert_to_ws, plan_conversion
 from ws_det.errors import InputError
 from ws_det.fold import fold_ws
 from ws_det.functional import FORMULAS, standardize_weight
-from ws_det.layers import (
-    BatchChannelNorm2d,
-    EstBatchNorm2d,
-    WSConv1d,
-    WSConv2d,
-    WSConv3d,
-    WSConvTranspose2d,
-)
+from ws_det.layers import WSConv1d, WSConv2d, WSConv3d, WSConvTranspose2d
+from ws_det.norms import BatchChannelNorm2d, EstBatchNorm2d
 from ws_det.paths import config_path
 
 __version__ = "0.1.0"

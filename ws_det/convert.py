@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from ws_det import functional, layers
+from ws_det import functional, layers, norms
 from ws_det.errors import InputError
 
 #: Plain class -> WS class. An adapter adds the convolution classes of its framework.
@@ -75,7 +75,7 @@ def plan_conversion(
         ``print(*plan, sep="\n")`` is a readable table.
     """
     followed_by = _followed_by_norm(module)
-    inner = {norm.bn for norm in module.modules() if isinstance(norm, layers.BatchChannelNorm2d)}
+    inner = {norm.bn for norm in module.modules() if isinstance(norm, norms.BatchChannelNorm2d)}
     plan = []
     for name, child in module.named_modules():
         if isinstance(child, nn.modules.conv._ConvNd):
@@ -217,7 +217,7 @@ def _take_over(new: nn.Module, old: nn.Module) -> None:
     new.train(old.training)
     if old.weight is not None and not old.weight.requires_grad:
         new.requires_grad_(False)
-    heir = new.bn if isinstance(new, layers.BatchChannelNorm2d) else new
+    heir = new.bn if isinstance(new, norms.BatchChannelNorm2d) else new
     for kind in ("_parameters", "_buffers"):
         for name, tensor in getattr(old, kind).items():
             own = getattr(heir, kind).get(name)

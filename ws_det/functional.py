@@ -1,7 +1,6 @@
-"""The arithmetic of Weight Standardization (WS) and Batch-Channel Normalization (BCN).
+"""The arithmetic of Weight Standardization (WS).
 
 Shape shorthand in this file:
-    N: images, C: channels, G: groups, H W: feature cells
     O: output channels of a kernel, I: its input channels, F: fan-in = I / groups * kernel cells
 """
 
@@ -167,77 +166,6 @@ def weight_mean_and_deviation(
     return mean.flatten(), deviation.flatten()
 
 
-def est_batch_norm(
-    input: Tensor,
-    running_mean: Tensor,
-    running_var: Tensor,
-    weight: Optional[Tensor] = None,  # noqa: UP045
-    bias: Optional[Tensor] = None,  # noqa: UP045
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Tensor:
-    """Estimate-based batch normalization, the micro-batch half of BCN (arXiv:1911.09738).
-
-    In training the running statistics are moved first, in place and without gradient::
-
-        mean = input.mean over N, H, W
-        var = ((input - running_mean) ** 2).mean over N, H, W      # around the OLD running mean
-        running += momentum * (statistic - running)
-
-    and then, in training as in evaluation, the running statistics normalize the input.
-
-    Args:
-        input: (N, C, H, W). With N = 0 the statistics stay as they are.
-        running_mean: (C,), updated in place in training.
-        running_var: (C,), updated in place in training.
-        weight: (C,) or None.
-        bias: (C,) or None.
-        training: Whether to update the statistics.
-        momentum: The rate above. The authors' code leaves it at 0, which never learns.
-        eps: Added to the variance before the root.
-
-    Returns:
-        (N, C, H, W) in the input's dtype.
-    """
-    if training and input.numel():
-        with torch.no_grad():
-            mean, var = _channel_moments(input)
-            # The mean square around the old mean, per image and channel, without a second pass.
-            var = (var + (mean - running_mean).square()).mean(0)
-            running_mean.lerp_(mean.mean(0).to(running_mean.dtype), momentum)
-            running_var.lerp_(var.to(running_var.dtype), momentum)
-        # Backward needs these values; a layer shared over levels updates the buffers again before.
-        running_mean, running_var = running_mean.clone(), running_var.clone()
-    return torch.nn.functional.batch_norm(
-        input, running_mean, running_var, weight, bias, training=False, eps=eps
-    )
-
-
-def channel_norm(
-    input: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps: float = 1e-5
-) -> Tensor:
-    """The channel half of BCN: group normalization with one affine pair per GROUP.
-
-    ``torch.nn.functional.group_norm`` has one per channel; this is the difference.
-
-    Args:
-        input: (N, C, H, W).
-        num_groups: G, divides C.
-        weight: G elements, any shape; the authors store (1, G, 1).
-        bias: G elements.
-        eps: Added to the variance before the root.
-
-    Returns:
-        (N, C, H, W) in the input's dtype.
-    """
-    per_group = input.shape[1] // num_groups
-    weight = weight.reshape(-1, 1).expand(-1, per_group).reshape(-1)
-    bias = bias.reshape(-1, 1).expand(-1, per_group).reshape(-1)
-    # Not torch.nn.functional.group_norm: it refuses a single value per group in training.
-    return torch.group_norm(input, num_groups, weight, bias, eps)
-
-
 def resolve_formula(formula: str, eps: float | None) -> tuple[Formula, float]:
     """Look a formula up by name and settle its epsilon.
 
@@ -329,17 +257,6 @@ def _mean_and_deviation(
     norm = torch.linalg.vector_norm(rows - mean, dim=1, keepdim=True)
     std = norm / (rows.shape[1] - correction) ** 0.5
     return mean, (std.square() + eps).sqrt() if eps_inside else std + eps
-
-
-def _channel_moments(input: Tensor, tiny: float = _TINY) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance per image and channel, (N, C) each, float32 or better."""
-    batch, channels = input.shape[0], input.shape[1]
-    if input.dtype == torch.float16 or input.dtype == torch.bfloat16:
-        input = input.float()
-    rows = input.reshape(batch * channels, -1)
-    # Layer norm's own statistics: on a CPU much faster than torch.var_mean over N, H, W.
-    _, mean, rstd = torch.native_layer_norm(rows, rows.shape[1:], None, None, tiny)
-    return mean.view(batch, channels), rstd.pow(-2).view(batch, channels)
 
 
 def _to_rows(weight: Tensor, transposed: bool, groups: int) -> Tensor:

@@ -13,7 +13,7 @@ from torch import nn
 from ws_det import BatchChannelNorm2d, EstBatchNorm2d
 from ws_det.detectron2.hooks import SyncEstBNHook, frozen_statistics
 from ws_det.detectron2.trainer import AccumulatingTrainer
-from ws_det.functional import est_batch_norm
+from ws_det.normalization import est_batch_norm
 
 
 class Normalized(nn.Sequential):

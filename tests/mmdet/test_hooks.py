@@ -15,8 +15,8 @@ from mmdet.registry import MODELS
 
 import ws_det.mmdet  # noqa: F401
 from ws_det import BatchChannelNorm2d, EstBatchNorm2d, WSConv2d
-from ws_det.functional import est_batch_norm
-from ws_det.layers import average_estimates
+from ws_det.normalization import est_batch_norm
+from ws_det.norms import average_estimates
 from ws_det.mmdet.hooks import stopped_statistics
 
 

@@ -7,7 +7,7 @@ import logging
 from detectron2.engine import HookBase
 from torch import nn
 
-from ws_det.layers import BatchChannelNorm2d, EstBatchNorm2d, average_estimates
+from ws_det.norms import BatchChannelNorm2d, EstBatchNorm2d, average_estimates
 
 _log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from functools import partial
 from torch import nn
 
 from ws_det.errors import InputError
-from ws_det.layers import BatchChannelNorm2d, EstBatchNorm2d
+from ws_det.norms import BatchChannelNorm2d, EstBatchNorm2d
 
 #: Names that Detectron2's ``get_norm`` builds itself; "" is none.
 DETECTRON2_NORMS = (

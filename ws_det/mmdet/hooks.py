@@ -9,7 +9,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
 
-from ws_det.layers import BatchChannelNorm2d, EstBatchNorm2d, average_estimates
+from ws_det.norms import BatchChannelNorm2d, EstBatchNorm2d, average_estimates
 
 
 @HOOKS.register_module(force=True)  # force: reloading the module must be harmless

@@ -7,7 +7,7 @@ from mmdet.models.backbones.res2net import Bottle2neck
 from mmengine.registry import MODELS
 from torch import nn
 
-from ws_det import layers
+from ws_det import layers, norms
 from ws_det.convert import register_pairing
 
 # Names of our own: "ConvWS is already registered" is what users of WS report most.
@@ -16,8 +16,8 @@ LAYERS: dict[str, type[nn.Module]] = {
     "WSConv2d": layers.WSConv2d,
     "WSConv3d": layers.WSConv3d,
     "WSConvTranspose2d": layers.WSConvTranspose2d,
-    "BCN": layers.BatchChannelNorm2d,
-    "EstBN": layers.EstBatchNorm2d,
+    "BCN": norms.BatchChannelNorm2d,
+    "EstBN": norms.EstBatchNorm2d,
 }
 
 
@@ -30,8 +30,8 @@ def register_layers() -> None:
         KeyError: If another project holds one of the names.
     """
     # They name the attribute that holds the norm, and so the checkpoint's keys: bcn1.weight.
-    layers.BatchChannelNorm2d._abbr_ = "bcn"
-    layers.EstBatchNorm2d._abbr_ = "estbn"
+    norms.BatchChannelNorm2d._abbr_ = "bcn"
+    norms.EstBatchNorm2d._abbr_ = "estbn"
     for name, layer in LAYERS.items():
         held = MODELS.module_dict.get(name)
         if held is not None and not held.__module__.startswith("ws_det."):

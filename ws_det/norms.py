@@ -1,0 +1,207 @@
+"""The norms EstBN and BCN.
+
+Shape shorthand in this file:
+    N: images, C: channels, G: groups, H W: feature cells
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ws_det import normalization
+from ws_det.errors import InputError
+
+__all__ = ["BatchChannelNorm2d", "EstBatchNorm2d", "average_estimates"]
+
+
+class EstBatchNorm2d(nn.InstanceNorm2d):
+    """Estimate-based batch normalization: normalizes by running statistics in training too.
+
+    See :func:`ws_det.normalization.est_batch_norm` for the formula. In DDP every rank updates its own
+    buffers; ``average_estimates`` makes them equal after a step.
+
+    A frozen layer, one whose weight needs no gradient, keeps its estimates in training mode too:
+    freezing a pretrained stage (Detectron2's ``FREEZE_AT``, MMDetection's ``requires_grad=False``
+    of a norm) then freezes all of it.
+
+    It is no ``_BatchNorm``, on purpose: detectors put every ``_BatchNorm`` into eval mode
+    (MMDetection's ``norm_eval``) or swap it for a frozen one (Detectron2's ``freeze``), and either
+    would stop the estimates without a word. As an ``InstanceNorm2d``, with the same parameters and
+    buffers, both frameworks still know it for a norm in their weight decay rules.
+
+    Args:
+        num_features: C.
+        eps: Added to the variance before the root.
+        momentum: Rate of the estimates, ``new = old + momentum * (batch - old)``, in (0, 1]. The
+            authors' buffer defaults to 0, which never learns; ours is that of torch's batch norm.
+        affine: Whether to have weight and bias, (C,) each.
+        device: Device of parameters and buffers.
+        dtype: Type of parameters and buffers.
+
+    Raises:
+        InputError: If momentum is not in (0, 1].
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+        affine: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        _check_momentum(momentum)
+        super().__init__(num_features, eps, momentum, affine, True, device, dtype)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, C, H, W) -> the same shape; in training the estimates move first, unless frozen."""
+        if input.ndim != 4:
+            raise ValueError(f"EstBatchNorm2d expects (N, C, H, W), got {list(input.shape)}")
+        learns = self.learns()
+        if learns and input.numel():
+            self.num_batches_tracked.add_(1)
+        return normalization.est_batch_norm(
+            input,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            training=learns,
+            momentum=self.momentum,
+            eps=self.eps,
+        )
+
+    def learns(self) -> bool:
+        """Whether a forward pass moves the estimates: in training mode and not frozen."""
+        return self.training and (self.weight is None or self.weight.requires_grad)
+
+
+class BatchChannelNorm2d(nn.GroupNorm):
+    """Batch-Channel Normalization (arXiv:1911.09738).
+
+    A batch norm per channel, child ``bn``, then a normalization of every (image, group) with one
+    affine pair per GROUP: ``weight`` and ``bias`` have shape (1, G, 1), not (C,) as in GroupNorm.
+
+    Args:
+        num_features: C.
+        num_groups: G, divides C.
+        eps: Added to the variances before the root, in both halves.
+        estimate: False: the large-batch form, ``bn`` is a BatchNorm2d, which
+            ``SyncBatchNorm.convert_sync_batchnorm`` converts. True: the micro-batch form for 1-2
+            images per GPU, ``bn`` is an :class:`EstBatchNorm2d`.
+        momentum: Rate of the running statistics of ``bn``, in (0, 1].
+        device: Device of parameters and buffers.
+        dtype: Type of parameters and buffers.
+
+    Raises:
+        InputError: If G does not divide C, or momentum is not in (0, 1].
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        num_groups: int = 32,
+        eps: float = 1e-5,
+        estimate: bool = False,
+        momentum: float = 0.1,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        if num_groups < 1 or num_features % num_groups:
+            raise InputError(
+                f"num_groups={num_groups} does not divide num_features={num_features}: "
+                f"choose a divisor of {num_features}"
+            )
+        _check_momentum(momentum)
+        super().__init__(num_groups, num_features, eps, affine=False)
+        self.affine = True
+        self.weight = nn.Parameter(torch.ones(1, num_groups, 1, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.zeros(1, num_groups, 1, device=device, dtype=dtype))
+        norm = EstBatchNorm2d if estimate else nn.BatchNorm2d
+        self.bn = norm(num_features, eps=eps, momentum=momentum, device=device, dtype=dtype)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, C, H, W) -> the same shape."""
+        if torch.jit.is_scripting() or torch.jit.is_tracing():
+            out = self.bn(input)  # for evaluation, where a graph needs no branch
+        elif self._in_one_pass(input):
+            return self._forward_in_one_pass(input)
+        elif input.numel() or isinstance(self.bn, nn.SyncBatchNorm):
+            # SyncBatchNorm must run on an empty rank as well: the other ranks wait for it.
+            out = self.bn(input)
+        else:
+            bn = self.bn
+            out = F.batch_norm(input, bn.running_mean, bn.running_var, bn.weight, bn.bias)
+        return normalization.channel_norm(out, self.num_groups, self.weight, self.bias, self.eps)
+
+    @torch.jit.unused
+    def _in_one_pass(self, input: Tensor) -> bool:
+        """Whether the inner norm is one of ours, whose arithmetic is known, and has its due."""
+        bn = self.bn
+        return (
+            input.numel() > input.shape[1]  # torch refuses a batch norm of single values
+            and type(bn) in (EstBatchNorm2d, nn.BatchNorm2d)
+            and all(value is not None for value in (bn.weight, bn.running_mean, bn.momentum))
+            and bn.eps == self.eps
+        )
+
+    @torch.jit.unused
+    def _forward_in_one_pass(self, input: Tensor) -> Tensor:
+        bn = self.bn
+        mean, var = bn.running_mean, bn.running_var
+        batch_statistics = False
+        with torch.no_grad():
+            moments = normalization.channel_moments(input)
+            if isinstance(bn, EstBatchNorm2d):
+                if bn.learns():
+                    bn.num_batches_tracked.add_(1)
+                    normalization.update_estimates(*moments, mean, var, bn.momentum)
+                    mean, var = mean.clone(), var.clone()  # as in est_batch_norm
+            elif bn.training:
+                batch_statistics = True
+                bn.num_batches_tracked.add_(1)
+                mean, var = normalization.update_running_statistics(
+                    *moments, mean, var, bn.momentum, input.numel() // input.shape[1]
+                )
+        return normalization.batch_channel_norm(
+            input, mean, var, bn.weight, bn.bias, self.weight, self.bias, moments,
+            batch_statistics, self.eps,
+        )  # fmt: skip
+
+    def extra_repr(self) -> str:
+        """Channels, groups and epsilon."""
+        return f"{self.num_channels}, num_groups={self.num_groups}, eps={self.eps}"
+
+
+def average_estimates(module: nn.Module) -> None:
+    """Make the estimates of every EstBatchNorm2d equal on all ranks, with one all-reduce.
+
+    An update is linear in the batch statistics, so ranks that start a step equal and average
+    after it hold the estimate of the whole batch. Layers that do not learn are left alone. Does
+    nothing without a process group.
+
+    Args:
+        module: Searched for EstBatchNorm2d layers; the same model on every rank.
+    """
+    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
+        return
+    layers = [m for m in module.modules() if isinstance(m, EstBatchNorm2d) and m.learns()]
+    buffers = [b for layer in layers for b in (layer.running_mean, layer.running_var)]
+    if not buffers:
+        return
+    flat = torch.cat(buffers)
+    torch.distributed.all_reduce(flat)
+    flat /= torch.distributed.get_world_size()
+    for buffer, mean in zip(buffers, flat.split([b.numel() for b in buffers]), strict=True):
+        buffer.copy_(mean)
+
+
+def _check_momentum(momentum: float) -> None:
+    if not 0 < momentum <= 1:
+        raise InputError(
+            f"momentum must be in (0, 1], got {momentum}: a rate of 0 would never learn the "
+            f"running statistics"
+        )
