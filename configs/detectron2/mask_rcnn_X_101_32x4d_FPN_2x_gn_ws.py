@@ -1,28 +1,7 @@
-# make_default_stages cannot say the width of a group: 4 channels in res2, so 32 * 4 = 128 in all.
-from detectron2.config import LazyCall as L
-from detectron2.modeling.backbone import BottleneckBlock, ResNet
-
+from .common.resnext_101_32x4d import stages
 from .mask_rcnn_R_50_FPN_2x_gn_ws import dataloader, lr_multiplier, model, optimizer, train
 
-model.module.backbone.bottom_up.stages = [
-    L(ResNet.make_stage)(
-        block_class=BottleneckBlock,
-        num_blocks=blocks,
-        stride_per_block=[stride] + [1] * (blocks - 1),
-        in_channels=inputs,
-        bottleneck_channels=width,
-        out_channels=outputs,
-        num_groups=32,
-        norm="${....norm}",
-        stride_in_1x1=False,
-    )
-    for blocks, stride, inputs, width, outputs in (
-        (3, 1, 64, 128, 256),
-        (4, 2, 256, 256, 512),
-        (23, 2, 512, 512, 1024),
-        (3, 2, 1024, 1024, 2048),
-    )
-]
+model.module.backbone.bottom_up.stages = stages
 train.init_checkpoint = (
     "https://download.openmmlab.com/pretrain/third_party/resnext101_32x4d_gn_ws-34ac1a9e.pth"
 )
