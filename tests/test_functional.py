@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 
-from ws_det import functional
 from ws_det.functional import FORMULAS, standardize_weight
 
 # A float32 result keeps about seven digits; sums over a filter of some hundred elements lose one.

@@ -3,7 +3,6 @@
 import copy
 import inspect
 import io
-import math
 
 import pytest
 import torch

@@ -138,14 +138,13 @@ def channel_moments(input: Tensor, tiny: float = _TINY) -> tuple[Tensor, Tensor]
     if input.dtype == torch.float16 or input.dtype == torch.bfloat16:
         input = input.float()
     rows = input.reshape(1, batch * channels, -1)
-    if not torch.jit.is_scripting():
-        if is_compiling():
-            # Sums that a compiler fuses. An element of the channel is near enough to its mean.
-            shift = rows[:, :, :1]
-            centered = rows - shift
-            mean = centered.mean(2)
-            var = (centered.square().mean(2) - mean.square()).clamp_min(0)
-            return (mean + shift[:, :, 0]).view(batch, channels), var.view(batch, channels)
+    if not torch.jit.is_scripting() and is_compiling():
+        # Sums that a compiler fuses. An element of the channel is near enough to its mean.
+        shift = rows[:, :, :1]
+        centered = rows - shift
+        mean = centered.mean(2)
+        var = (centered.square().mean(2) - mean.square()).clamp_min(0)
+        return (mean + shift[:, :, 0]).view(batch, channels), var.view(batch, channels)
     # The native norm's own statistics: on a CPU much faster than torch.var_mean over N, H, W.
     cells, count = rows.shape[2], rows.shape[1]
     _, mean, rstd = torch.native_group_norm(rows, None, None, 1, count, cells, count, tiny)
@@ -281,9 +280,11 @@ def _scale_and_shift(x: Tensor, factor: Tensor, summand: Tensor) -> Tensor:
     # A native batch norm in evaluation mode: the only kernel that does it in one pass.
     rows = x.view(1, factor.numel(), -1)
     one, zero = torch.ones_like(factor), torch.zeros_like(factor)
-    return torch.nn.functional.batch_norm(
+    out = torch.nn.functional.batch_norm(
         rows, zero.flatten(), one.flatten(), factor.flatten(), summand.flatten(), eps=0
-    ).view_as(x)
+    )
+    # No view of it: what follows a norm works in place.
+    return torch.ops.aten._unsafe_view(out, x.shape)
 
 
 def _gradient_sums(grad: Tensor, x: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,8 +19,8 @@ __all__ = ["BatchChannelNorm2d", "EstBatchNorm2d", "average_estimates"]
 class EstBatchNorm2d(nn.InstanceNorm2d):
     """Estimate-based batch normalization: normalizes by running statistics in training too.
 
-    See :func:`ws_det.normalization.est_batch_norm` for the formula. In DDP every rank updates its own
-    buffers; ``average_estimates`` makes them equal after a step.
+    See :func:`ws_det.normalization.est_batch_norm` for the formula. In DDP every rank updates its
+    own buffers; ``average_estimates`` makes them equal after a step.
 
     A frozen layer, one whose weight needs no gradient, keeps its estimates in training mode too:
     freezing a pretrained stage (Detectron2's ``FREEZE_AT``, MMDetection's ``requires_grad=False``

@@ -15,9 +15,9 @@ from mmdet.registry import MODELS
 
 import ws_det.mmdet  # noqa: F401
 from ws_det import BatchChannelNorm2d, EstBatchNorm2d, WSConv2d
+from ws_det.mmdet.hooks import stopped_statistics
 from ws_det.normalization import est_batch_norm
 from ws_det.norms import average_estimates
-from ws_det.mmdet.hooks import stopped_statistics
 
 
 def two_processes(function, tmp_path):

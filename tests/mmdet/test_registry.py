@@ -15,7 +15,7 @@ from mmengine.registry import MODELS
 from torch import nn
 
 import ws_det.mmdet.registry
-from ws_det import layers, plan_conversion
+from ws_det import layers, norms, plan_conversion
 
 BCN = dict(type="BCN", num_groups=4, estimate=True)
 
@@ -69,7 +69,7 @@ def test_builders_take_our_types():
     )
     assert type(up) is layers.WSConvTranspose2d
     name, norm = build_norm_layer(BCN, 8, postfix=1)
-    assert name == "bcn1" and isinstance(norm.bn, layers.EstBatchNorm2d)
+    assert name == "bcn1" and isinstance(norm.bn, norms.EstBatchNorm2d)
     name, norm = build_norm_layer(dict(type="EstBN", requires_grad=False, momentum=0.2), 8)
     assert name == "estbn" and norm.momentum == 0.2 and not norm.weight.requires_grad
 
@@ -114,9 +114,9 @@ def test_bcn_follows_the_norm_rule_for_weight_decay():
     """Oracle: mmengine's own optimizer constructor with norm_decay_mult=0."""
     model = nn.Sequential(
         layers.WSConv2d(4, 8, 3, bias=False),
-        layers.BatchChannelNorm2d(8, 4, estimate=True),
-        layers.BatchChannelNorm2d(8, 4),
-        layers.EstBatchNorm2d(8),
+        norms.BatchChannelNorm2d(8, 4, estimate=True),
+        norms.BatchChannelNorm2d(8, 4),
+        norms.EstBatchNorm2d(8),
     )
     wrapper = build_optim_wrapper(
         model,
