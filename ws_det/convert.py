@@ -22,6 +22,9 @@ WS_CLASSES: dict[type[nn.Module], type[nn.Module]] = {
     nn.ConvTranspose2d: layers.WSConvTranspose2d,
 }
 
+#: Batch norms without parameters, which an adapter adds: to swap one is an error.
+FROZEN_NORMS: set[type[nn.Module]] = set()
+
 _BATCH_NORM = nn.modules.batchnorm._BatchNorm
 _NORMS = (_BATCH_NORM, nn.modules.instancenorm._InstanceNorm, nn.GroupNorm)
 
@@ -80,7 +83,7 @@ def plan_conversion(
     for name, child in module.named_modules():
         if isinstance(child, nn.modules.conv._ConvNd):
             action, reason = _judge(child, followed_by.get(child))
-        elif swap_norms and isinstance(child, _BATCH_NORM) and child not in inner:
+        elif swap_norms and isinstance(child, (_BATCH_NORM, *FROZEN_NORMS)) and child not in inner:
             action, reason = "swap", "batch norm"
         else:
             continue
@@ -123,9 +126,8 @@ def convert_to_ws(
     Raises:
         TypeError: If an option is unknown. Here and below nothing has been changed then.
         InputError: If there is nothing to change and no WS convolution in the module, as for a
-            lone convolution, of which it is not known what follows; if the formula is unknown.
-        ValueError: If a norm cannot be built, for example because its groups do not divide the
-            channels.
+            lone convolution, of which it is not known what follows; if the formula is unknown; or
+            if a norm cannot be built, for example because its groups do not divide the channels.
     """
     plan = plan_conversion(module, filter_fn, swap_norms=norm is not None)
     _refuse_empty(plan, module)
@@ -203,10 +205,15 @@ def _to_ws(conv: nn.Module, ws_options: dict[str, Any]) -> None:
 
 
 def _build_norm(norm: Callable[[int], nn.Module], change: Change) -> nn.Module:
+    if type(change.module) in FROZEN_NORMS:
+        raise InputError(
+            f"cannot replace the norm {change.name}: {type(change.module).__name__} has no "
+            f"parameters to reuse, so build the model with BN or with the new norm itself"
+        )
     try:
         return norm(change.module.num_features)
     except ValueError as error:
-        raise ValueError(f"cannot replace the norm {change.name}: {error}") from error
+        raise InputError(f"cannot replace the norm {change.name}: {error}") from error
 
 
 def _take_over(new: nn.Module, old: nn.Module) -> None:

@@ -106,6 +106,18 @@ def test_norms_of_detectron2_blocks_are_swapped():
     assert model(torch.randn(1, 3, 33, 33)).shape == (1, 16, 5, 5)
 
 
+def test_frozen_norms_cannot_be_swapped():
+    """Oracle: InputError and nothing changed, for Detectron2's default norm; BCN's own may stay."""
+    model = block("FrozenBN")
+    before = [type(m) for m in model.modules()]
+    with pytest.raises(InputError, match=r"0\.conv1\.norm: FrozenBatchNorm2d has no parameters"):
+        convert_to_ws(model, norm=group_norm)
+    assert [type(m) for m in model.modules()] == before
+    frozen = BasicStem(3, 8, norm=lambda c: BatchChannelNorm2d(c, 4)).freeze()
+    convert_to_ws(frozen, norm=group_norm)
+    assert isinstance(frozen.conv1.norm.bn, FrozenBatchNorm2d)
+
+
 def test_freeze_of_a_block():
     """Oracle: Detectron2's freeze, after which nothing of a block may move in training.
 

@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 from detectron2.config import CfgNode, configurable
-from detectron2.layers import Conv2d, CycleBatchNormList, ShapeSpec
+from detectron2.layers import Conv2d, CycleBatchNormList, FrozenBatchNorm2d, ShapeSpec
 from detectron2.modeling import (
     BACKBONE_REGISTRY,
     META_ARCH_REGISTRY,
@@ -157,6 +157,7 @@ def register_parts() -> None:
                 )
     if Conv2d not in convert.WS_CLASSES:
         convert.WS_CLASSES[Conv2d] = WSConv2d
+        convert.FROZEN_NORMS.add(FrozenBatchNorm2d)
         convert.register_pairing(pair_own_norm)
         convert.register_pairing(pair_cycle_norms)
 
