@@ -96,7 +96,7 @@ def one_pass(x, running, parameters, groups, case, eps=1e-5):
             count = x.numel() // x.shape[1]
             mean, var = normalization.update_running_statistics(*moments, mean, var, 0.1, count)
         elif case == "estimate":
-            normalization.update_estimates(*moments, mean, var, 0.1)
+            mean, var = normalization.update_estimates(*moments, mean, var, 0.1)
     return normalization.batch_channel_norm(
         x, mean, var, *parameters, moments, batch_statistics=case == "batch", eps=eps
     )

@@ -204,6 +204,32 @@ def test_est_bn_refuses_other_ranks():
         EstBatchNorm2d(8)(torch.randn(8, 6))
 
 
+@pytest.mark.parametrize("norm", NORMS)
+def test_compiled_layers_train(norm):
+    """Oracle: the layer in eager: outputs, gradients and statistics of three steps.
+
+    The statistics move between forward and backward of a compiled graph. Float64, sums in another
+    order.
+    """
+    layer = NORMS[norm]().double()
+    twin = copy.deepcopy(layer)
+    torch._dynamo.reset()
+    whole = hasattr(torch.library, "custom_op")  # else the update is outside of the graph
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=whole)
+    for step in range(3):
+        data = 2 * torch.randn(2, 8, 6, 5, dtype=torch.float64) + step
+        weights = torch.randn_like(data)
+        inputs = [data.clone().requires_grad_() for _ in range(2)]
+        for run, own in zip((compiled, twin), inputs, strict=True):
+            (run(own) * weights).sum().backward()
+        close = dict(rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(inputs[0].grad, inputs[1].grad, **close)
+        for own, other in zip(layer.parameters(), twin.parameters(), strict=True):
+            torch.testing.assert_close(own.grad, other.grad, **close)
+        for own, other in zip(layer.buffers(), twin.buffers(), strict=True):
+            torch.testing.assert_close(own, other, **close)
+
+
 def test_no_item_in_any_forward():
     """Oracle: the meta device, where reading a value raises; .item() would stall a GPU."""
     for build in NORMS.values():

@@ -22,6 +22,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--work-dir", help="where to write (default: work_dirs/CONFIG)")
     parser.add_argument("--data-root", help="folder of a COCO-format set; it names the classes")
     parser.add_argument("--amp", action="store_true", help="automatic mixed precision, on a GPU")
+    parser.add_argument("--compile", action="store_true", help="compile backbone and neck")
     parser.add_argument(
         "--resume",
         nargs="?",
@@ -54,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         args.config,
         work_dir=args.work_dir,
         amp=args.amp,
+        compiled=args.compile,
         resume=args.resume,
         auto_scale_lr=args.auto_scale_lr,
         cfg_options=options.parse_options(args.cfg_options),

@@ -36,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--dist-url", default=f"tcp://127.0.0.1:{port}", help="or auto")
     parser.add_argument("--data-root", help="folder of a COCO-format set; it names the classes")
     parser.add_argument("--show-dir", help="write pictures of predictions beside truth")
+    parser.add_argument("--compile", action="store_true", help="compile the backbone with its FPN")
     parser.add_argument("options", nargs="*", metavar="KEY=VALUE", help="change the config")
     args = parser.parse_intermixed_args(argv)
 
@@ -48,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         resume=args.resume,
         eval_only=args.eval_only,
         show_dir=args.show_dir,
+        compiled=args.compile,
     )
     run(job, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
 

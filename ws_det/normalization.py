@@ -55,9 +55,9 @@ def est_batch_norm(
     if training and input.numel():
         with torch.no_grad():
             mean, var = channel_moments(input)
-            update_estimates(mean, var, running_mean, running_var, momentum)
-        # Backward needs these values; a layer shared over levels updates the buffers again before.
-        running_mean, running_var = running_mean.clone(), running_var.clone()
+            running_mean, running_var = update_estimates(
+                mean, var, running_mean, running_var, momentum
+            )
     return torch.nn.functional.batch_norm(
         input, running_mean, running_var, weight, bias, training=False, eps=eps
     )
@@ -153,7 +153,7 @@ def channel_moments(input: Tensor, tiny: float = _TINY) -> tuple[Tensor, Tensor]
 
 def update_estimates(
     mean: Tensor, var: Tensor, running_mean: Tensor, running_var: Tensor, momentum: float
-) -> None:
+) -> tuple[Tensor, Tensor]:
     """Move the running statistics of ``est_batch_norm``, in place.
 
     Args:
@@ -162,11 +162,45 @@ def update_estimates(
         running_mean: (C,).
         running_var: (C,).
         momentum: Rate.
+
+    Returns:
+        The statistics as they are now, (C,) each, for use in a graph: a layer shared over levels
+        moves the buffers again before backward.
     """
+    if not torch.jit.is_scripting() and is_compiling():
+        return _update_estimates_as_one(mean, var, running_mean, running_var, momentum)
+    return _update_estimates(mean, var, running_mean, running_var, momentum)
+
+
+def _update_estimates(
+    mean: Tensor, var: Tensor, running_mean: Tensor, running_var: Tensor, momentum: float
+) -> tuple[Tensor, Tensor]:
     # The mean square around the old mean, per image and channel, without a second pass.
     var = (var + (mean - running_mean).square()).mean(0)
     running_mean.lerp_(mean.mean(0).to(running_mean.dtype), momentum)
     running_var.lerp_(var.to(running_var.dtype), momentum)
+    return running_mean.clone(), running_var.clone()
+
+
+# A compiler that sees the operations computes them again in backward, from buffers that have moved
+# in the meantime, and gets wrong gradients (seen with torch 2.13). One operation it keeps.
+if hasattr(torch.library, "custom_op"):
+    _update_estimates_as_one = torch.library.custom_op(
+        "ws_det::update_estimates",
+        _update_estimates,
+        mutates_args=("running_mean", "running_var"),
+        schema="(Tensor mean, Tensor var, Tensor(a!) running_mean, Tensor(b!) running_var, "
+        "float momentum) -> (Tensor, Tensor)",
+    )
+
+    @_update_estimates_as_one.register_fake
+    def _(
+        mean: Tensor, var: Tensor, running_mean: Tensor, running_var: Tensor, momentum: float
+    ) -> tuple[Tensor, Tensor]:
+        return torch.empty_like(running_mean), torch.empty_like(running_var)
+
+else:  # before torch 2.4
+    _update_estimates_as_one = torch.compiler.disable(_update_estimates)
 
 
 def update_running_statistics(

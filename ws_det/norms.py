@@ -158,8 +158,7 @@ class BatchChannelNorm2d(nn.GroupNorm):
             if isinstance(bn, EstBatchNorm2d):
                 if bn.learns():
                     bn.num_batches_tracked.add_(1)
-                    normalization.update_estimates(*moments, mean, var, bn.momentum)
-                    mean, var = mean.clone(), var.clone()  # as in est_batch_norm
+                    mean, var = normalization.update_estimates(*moments, mean, var, bn.momentum)
             elif bn.training:
                 batch_statistics = True
                 bn.num_batches_tracked.add_(1)

@@ -1,7 +1,10 @@
 """EstBN in MMEngine's training: equal ranks, one collective a step, and named warnings."""
 
+import copy
 import os
 import socket
+from functools import partialmethod
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +18,7 @@ from mmdet.registry import MODELS
 
 import ws_det.mmdet  # noqa: F401
 from ws_det import BatchChannelNorm2d, EstBatchNorm2d, WSConv2d
-from ws_det.mmdet.hooks import stopped_statistics
+from ws_det.mmdet.hooks import CompileHook, stopped_statistics
 from ws_det.normalization import est_batch_norm
 from ws_det.norms import average_estimates
 
@@ -181,3 +184,27 @@ def test_norms_without_gradient_are_named():
     assert [m.split(" ")[0] for m in messages] == ["frozen_stages=0", "requires_grad=False"]
     assert " of 1 EstBN" in messages[0]
     assert f" of {layers - 1} EstBN" in messages[1]
+
+
+def test_compiled_backbone_and_neck_compute_the_same(monkeypatch):
+    """Oracle: the model before. Float32, another order of sums over some ten layers."""
+    # The graph is what can be wrong here; what a C++ compiler makes of it is torch's to test.
+    monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend="aot_eager"))
+    torch.manual_seed(1)
+    norm = LAYERS | dict(norm_cfg=dict(type="BCN", num_groups=4, estimate=True))
+    parts = {"backbone": RESNET | norm | dict(frozen_stages=-1), "neck": FPN | norm}
+    model = nn.ModuleDict({name: MODELS.build(part) for name, part in parts.items()})
+    twin = copy.deepcopy(model)
+    CompileHook().before_train(SimpleNamespace(model=model))
+    keys = list(model.state_dict())
+    for network in (model, twin):
+        levels = network["neck"](network["backbone"](pictures()))
+        sum(level.exp().mean() for level in levels).backward()
+    assert keys == list(twin.state_dict())
+    for (name, own), other in zip(model.named_parameters(), twin.parameters(), strict=True):
+        scale = other.grad.abs().max()
+        torch.testing.assert_close(
+            own.grad / scale, other.grad / scale, rtol=0, atol=1e-3, msg=name
+        )
+    for own, other in zip(model.buffers(), twin.buffers(), strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-4)

@@ -39,6 +39,8 @@ class Job(NamedTuple):
         resume: Take up the run in the output folder.
         eval_only: Evaluate the weights that the config names.
         show_dir: Folder for pictures of predictions beside truth.
+        compiled: Compile the backbone with its FPN. The RoI heads depend on what is on an image
+            and would break the graph again and again.
     """
 
     config: str
@@ -47,6 +49,7 @@ class Job(NamedTuple):
     resume: bool = False
     eval_only: bool = False
     show_dir: str | None = None
+    compiled: bool = False
 
 
 def run(
@@ -99,6 +102,8 @@ def _test(recipe: Recipe, model: nn.Module, job: Job) -> dict[str, Any]:
 
 
 def _train(recipe: Recipe, model: nn.Module, job: Job) -> dict[str, Any]:
+    if job.compiled:
+        model.backbone.compile()  # in place, so that checkpoints keep their keys
     optimizer = recipe.build_optimizer(model)
     trainer = AccumulatingTrainer(
         _in_ddp(recipe, model),

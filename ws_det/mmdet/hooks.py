@@ -1,10 +1,11 @@
-"""The hook that keeps EstBN right in MMEngine's training loop."""
+"""The hooks that keep EstBN right in MMEngine's training loop, and that compile."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
@@ -34,6 +35,22 @@ class SyncEstBNHook(Hook):
     def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         """Average the estimates over the ranks."""
         average_estimates(runner.model)
+
+
+@HOOKS.register_module(force=True)
+class CompileHook(Hook):
+    """Compile backbone and neck, in place, so that checkpoints keep their keys.
+
+    MMEngine's ``compile`` takes the whole detector, whose RoI heads depend on what is on an image
+    and break the graph again and again.
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        """Compile; the first iterations of each image shape take a minute longer."""
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        for part in (getattr(model, name, None) for name in ("backbone", "neck")):
+            if part is not None:
+                part.compile()
 
 
 def stopped_statistics(model: nn.Module) -> list[str]:

@@ -67,6 +67,7 @@ def train(
     cfg_options: Mapping[str, Any] | None = None,
     launcher: str = "none",
     data_root: str | None = None,
+    compiled: bool = False,
 ) -> dict[str, Any]:
     """Train a detector.
 
@@ -79,6 +80,7 @@ def train(
         cfg_options: Values by dotted key.
         launcher: One of ``launch.LAUNCHERS``.
         data_root: Folder of a COCO-format set.
+        compiled: Compile backbone and neck, see ``CompileHook``.
 
     Returns:
         The report of the last validation, as ``CocoReportHook.report``, and its ``work_dir``;
@@ -92,6 +94,8 @@ def train(
             cfg = load_config(cfg_path, cfg_options, data_root, work_dir)
             _apply_flags(cfg, amp, resume, auto_scale_lr)
             complete(cfg, launcher)
+            if compiled:
+                cfg.custom_hooks.append(dict(type="CompileHook"))
             if launch.is_local_main():
                 preflight.check_training(cfg)
         use_safe_loader()
