@@ -10,6 +10,8 @@ import pytest
 REPO = Path(__file__).resolve().parents[1]
 README = (REPO / "README.md").read_text()
 CONFIGS = {path.stem for path in REPO.glob("configs/*/*.py")}
+# a yaml config beside a LazyConfig of the same name is the same, and has no row of its own
+YAML = {path.name for path in REPO.glob("configs/*/[!B]*.yaml") if path.stem not in CONFIGS}
 # config -> what its row has in the column "published AP"
 ROWS = dict(re.findall(r"^\| `(\S+)`[^|]*\| ([^|]+?) \|", README, re.MULTILINE))
 
@@ -20,7 +22,7 @@ def test_every_config_named_exists() -> None:
 
 
 def test_every_config_is_in_the_table() -> None:
-    assert set(ROWS) == {name for name in CONFIGS if "demo" not in name}
+    assert set(ROWS) == {name for name in CONFIGS if "demo" not in name} | YAML
 
 
 def test_published_aps_are_those_of_mmdetection() -> None:
