@@ -53,7 +53,7 @@ def add_ws_config(cfg: CfgNode) -> None:
     cfg.MODEL.WS.MOMENTUM = 0.1
     # Key of ws_det.FORMULAS.
     cfg.MODEL.WS.FORMULA = "ws"
-    # Iterations whose gradients are summed before one step of the optimizer.
+    # Forward and backward passes in an iteration, whose mean gradient makes one optimizer step.
     cfg.SOLVER.ACCUMULATION_STEPS = 1
 
 
