@@ -11,7 +11,7 @@ import io
 import pytest
 import torch
 from detectron2.export import TracingAdapter, scripting_with_instances
-from detectron2.modeling import build_model
+from detectron2.modeling import build_backbone, build_model
 from detectron2.structures import Boxes
 from detectron2.utils.testing import assert_instances_allclose, convert_scripted_instances
 from torch import Tensor
@@ -96,3 +96,18 @@ def test_the_ws_model_is_left_as_it_was(model):
     after = [type(m).__name__ for m in model.modules()]
     for kind in ("WSConv2d", "BatchChannelNorm2d", "EstBatchNorm2d", "GroupNorm"):
         assert after.count(kind) == kinds.count(kind), kind
+
+
+@pytest.mark.parametrize("norm", ["GN", "BCN"])
+@pytest.mark.parametrize("training", [True, False])
+def test_a_scripted_resnet(norm, training):
+    """In float64, as BCN takes one pass over its input and its graph two norms: 1e-10 of 1 to 10.
+
+    Detectron2 scripts a copy of a ResNet, so that each moves statistics of its own.
+    """
+    cfg = yaml_config(norm, {"MODEL.BACKBONE.NAME": "build_ws_resnet_backbone"})
+    resnet = build_backbone(cfg).double().train(training)
+    scripted = torch.jit.script(resnet)
+    for _ in range(2):
+        x = torch.rand(2, 3, 96, 96, dtype=torch.float64)
+        torch.testing.assert_close(scripted(x)["res4"], resnet(x)["res4"], rtol=0, atol=1e-10)
