@@ -58,7 +58,11 @@ def add_ws_config(cfg: CfgNode) -> None:
 
 
 def build_ws_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
-    """Detectron2's ``build_resnet_backbone`` with WS, norm from ``RESNETS.NORM``."""
+    """Detectron2's ``build_resnet_backbone`` with WS, norm from ``RESNETS.NORM``.
+
+    Set that norm: Detectron2's default, FrozenBN, fits weights trained with WS and BN alone, and
+    makes the output explode with others. Deformable convolutions stay as they are.
+    """
     backbone = build_resnet_backbone(_with_norms(cfg, "RESNETS"), input_shape)
     return convert.convert_to_ws(backbone, formula=cfg.MODEL.WS.FORMULA)
 
