@@ -202,6 +202,23 @@ def test_gradient_is_orthogonal_to_kernel_and_ones(formula):
     torch.testing.assert_close((grad_rows * rows).sum(1), torch.zeros(5).double(), **FLOAT64)
 
 
+@pytest.mark.parametrize("formula", FORMULAS)
+@pytest.mark.parametrize("spread", [1.0, 1e-5, 0.0])
+def test_compiled_equals_eager(formula, spread):
+    """Oracle: the native kernels; filters of all sizes, constant ones too. Float64."""
+    torch._dynamo.reset()
+    compiled = torch.compile(standardize_weight, backend="aot_eager")
+    weight = (spread * torch.randn(6, 4, 3, 3, dtype=torch.float64) + 0.5).requires_grad_()
+    grad = torch.randn_like(weight)
+    results = []
+    for function in (compiled, standardize_weight):
+        out = function(weight, formula=formula)
+        results.append((out, *torch.autograd.grad(out, weight, grad)))
+    for own, other in zip(*results, strict=True):
+        scale = other.abs().max().clamp_min(1)
+        torch.testing.assert_close(own / scale, other / scale, rtol=0, atol=1e-9)
+
+
 def test_double_backward_says_so():
     """Oracle: the error itself; a silently wrong second derivative would be worse."""
     weight = torch.randn(2, 3, 3, 3, requires_grad=True)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ws_det.compiling import is_compiling
 from ws_det.errors import InputError
 
 # Below the square of any deviation that matters, above the smallest float32: native_layer_norm
@@ -216,7 +217,8 @@ class _Standardize(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, correction: int, eps_inside: bool, eps: float) -> Tensor:
-        out, std, deviation = _standardize_rows(rows, correction, eps_inside, eps)
+        standardize = _standardize_by_sums if is_compiling() else _standardize_rows
+        out, std, deviation = standardize(rows, correction, eps_inside, eps)
         ctx.save_for_backward(out, std, deviation)
         ctx.correction, ctx.eps_inside = correction, eps_inside
         return out
@@ -227,6 +229,9 @@ class _Standardize(torch.autograd.Function):
         out, std, deviation = ctx.saved_tensors
         fan_in = out.shape[1]
         inner = deviation if ctx.eps_inside else std
+        if is_compiling():
+            slope = (grad * out).sum(1, keepdim=True) / ((fan_in - ctx.correction) * inner)
+            return (grad - grad.mean(1, keepdim=True)) / deviation - out * slope, None, None, None
         r = (fan_in / (fan_in - ctx.correction) * deviation / inner).sqrt()
         grad_rows = torch.ops.aten.native_layer_norm_backward(
             grad.contiguous(), out, (fan_in,), torch.zeros_like(r), r, None, None,
@@ -246,6 +251,17 @@ def _standardize_rows(
     deviation = (std.square() + eps).sqrt() if eps_inside else std + eps
     out.mul_(1 / (rstd * deviation))
     return out, std, deviation
+
+
+def _standardize_by_sums(
+    rows: Tensor, correction: int, eps_inside: bool, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As ``_standardize_rows``; a compiler makes fast loops of sums and slow ones of layer norm."""
+    centered = rows - rows.mean(1, keepdim=True)
+    variance = centered.square().sum(1, keepdim=True) / (rows.shape[1] - correction)
+    std = (variance + _TINY).sqrt()
+    deviation = (std.square() + eps).sqrt() if eps_inside else std + eps
+    return centered / deviation, std, deviation
 
 
 @torch.jit.script_if_tracing
