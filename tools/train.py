@@ -22,7 +22,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--work-dir", help="where to write (default: work_dirs/CONFIG)")
     parser.add_argument("--data-root", help="folder of a COCO-format set; it names the classes")
     parser.add_argument("--amp", action="store_true", help="automatic mixed precision, on a GPU")
-    parser.add_argument("--compile", action="store_true", help="compile backbone and neck")
+    parser.add_argument(
+        "--compile", action="store_true", help="compile backbone and neck (torch >= 2.4)"
+    )
     parser.add_argument(
         "--resume",
         nargs="?",

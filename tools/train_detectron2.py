@@ -36,7 +36,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--dist-url", default=f"tcp://127.0.0.1:{port}", help="or auto")
     parser.add_argument("--data-root", help="folder of a COCO-format set; it names the classes")
     parser.add_argument("--show-dir", help="write pictures of predictions beside truth")
-    parser.add_argument("--compile", action="store_true", help="compile the backbone with its FPN")
+    parser.add_argument(
+        "--compile", action="store_true", help="compile backbone and FPN (torch >= 2.4)"
+    )
     parser.add_argument("options", nargs="*", metavar="KEY=VALUE", help="change the config")
     args = parser.parse_intermixed_args(argv)
 
