@@ -33,7 +33,7 @@ def test_own_checkpoint_comes_back(tmp_path):
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
-def test_mmdetection_backbone_gets_detectron2_keys(tmp_path, wrapped):
+def test_mmdetection_backbone_gets_detectron2_keys(tmp_path, wrapped, caplog):
     """Oracle: a key of each kind by hand."""
     state = {
         "conv1.weight": torch.randn(4, 3, 7, 7),
@@ -49,12 +49,14 @@ def test_mmdetection_backbone_gets_detectron2_keys(tmp_path, wrapped):
         "layer2.0.downsample.0.weight": "res3.0.shortcut.weight",
         "layer2.0.downsample.1.bias": "res3.0.shortcut.norm.bias",
     }
-    saved = {f"module.{key}": value for key, value in state.items()} if wrapped else state
+    left = {"fc.weight": torch.randn(2, 8)}
+    saved = {f"module.{k}": v for k, v in (state | left).items()} if wrapped else state | left
     torch.save({"state_dict": saved, "meta": {}}, tmp_path / "b.pth")
     found = loaded_model(str(tmp_path / "b.pth"))["model"]
     assert set(found) == {f"backbone.bottom_up.{name}" for name in names.values()}
     for key, name in names.items():
         assert torch.equal(found[f"backbone.bottom_up.{name}"], state[key])
+    assert "1 weights outside" in caplog.text and "fc.weight" in caplog.text
 
 
 @pytest.mark.parametrize("file", ["x.pth", "x.pkl"])

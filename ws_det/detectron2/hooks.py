@@ -9,7 +9,7 @@ from torch import nn
 
 from ws_det.norms import BatchChannelNorm2d, EstBatchNorm2d, average_estimates
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("detectron2.ws_det")  # below the one that Detectron2 sets up
 
 
 class SyncEstBNHook(HookBase):

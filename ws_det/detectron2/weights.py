@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 from collections import OrderedDict
 from pathlib import Path
@@ -17,6 +18,7 @@ from ws_det.detectron2 import keys
 from ws_det.errors import InputError
 
 _BACKBONE = "backbone.bottom_up."
+_log = logging.getLogger("detectron2.ws_det")  # below the one that Detectron2 sets up
 
 
 class SafeCheckpointer(DetectionCheckpointer):
@@ -71,6 +73,11 @@ def loaded_model(path: str) -> dict[str, Any]:
     if not keys.is_mmdet(state):
         rest = loaded if "model" in loaded else {}
         return {**rest, "model": state}
+    if dropped := keys.left_over(state):
+        _log.warning(
+            f"{path} is of MMDetection: {len(dropped)} weights outside of backbone and FPN are not "
+            f"loaded ({', '.join(dropped[:3])}, ...)"
+        )
     state = keys.from_mmdet(state)
     if not any(key.startswith("backbone.") for key in state):
         state = OrderedDict((_BACKBONE + key, value) for key, value in state.items())
