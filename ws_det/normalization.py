@@ -167,40 +167,13 @@ def update_estimates(
         The statistics as they are now, (C,) each, for use in a graph: a layer shared over levels
         moves the buffers again before backward.
     """
-    if not torch.jit.is_scripting() and is_compiling():
-        return _update_estimates_as_one(mean, var, running_mean, running_var, momentum)
-    return _update_estimates(mean, var, running_mean, running_var, momentum)
-
-
-def _update_estimates(
-    mean: Tensor, var: Tensor, running_mean: Tensor, running_var: Tensor, momentum: float
-) -> tuple[Tensor, Tensor]:
     # The mean square around the old mean, per image and channel, without a second pass.
     var = (var + (mean - running_mean).square()).mean(0)
     running_mean.lerp_(mean.mean(0).to(running_mean.dtype), momentum)
     running_var.lerp_(var.to(running_var.dtype), momentum)
+    if not torch.jit.is_scripting() and is_compiling():
+        return _computed_once(running_mean, running_var)
     return running_mean.clone(), running_var.clone()
-
-
-# A compiler that sees the operations computes them again in backward, from buffers that have moved
-# in the meantime, and gets wrong gradients (seen with torch 2.13). One operation it keeps.
-if hasattr(torch.library, "custom_op"):
-    _update_estimates_as_one = torch.library.custom_op(
-        "ws_det::update_estimates",
-        _update_estimates,
-        mutates_args=("running_mean", "running_var"),
-        schema="(Tensor mean, Tensor var, Tensor(a!) running_mean, Tensor(b!) running_var, "
-        "float momentum) -> (Tensor, Tensor)",
-    )
-
-    @_update_estimates_as_one.register_fake
-    def _(
-        mean: Tensor, var: Tensor, running_mean: Tensor, running_var: Tensor, momentum: float
-    ) -> tuple[Tensor, Tensor]:
-        return torch.empty_like(running_mean), torch.empty_like(running_var)
-
-else:  # before torch 2.4
-    _update_estimates_as_one = torch.compiler.disable(_update_estimates)
 
 
 def update_running_statistics(
@@ -267,7 +240,7 @@ class _BatchChannelNorm(torch.autograd.Function):
         summand = (gain * offset + bias.view(1, groups, 1)).reshape(n, -1) - factor * m
         ctx.save_for_backward(x, weight, m, v, mean, sigma, a, offset, root)
         ctx.batch_statistics = batch_statistics
-        return _scale_and_shift(x, factor, summand)
+        return _scale_and_shift(x, *_computed_once(factor, summand))
 
     @staticmethod
     @once_differentiable
@@ -297,7 +270,8 @@ class _BatchChannelNorm(torch.autograd.Function):
             of_x = of_x - slope
             rest = rest - a * d_inner_bias.view_as(a) / (n * cells) - slope * m_centered
         of_grad, of_x, rest = (c.reshape(n, -1) for c in (of_grad, of_x, rest))
-        dx = _scale_and_shift(x, of_x, rest - of_x * m)
+        of_grad, of_x, rest = _computed_once(of_grad, of_x, rest - of_x * m)
+        dx = _scale_and_shift(x, of_x, rest)
         dx = dx.addcmul_(grad, of_grad[:, :, None, None])
         d_weight, d_bias = d_normalized.sum((0, 2)), d0.sum((0, 2))
         shape = ctx.saved_tensors[1].shape
@@ -305,6 +279,25 @@ class _BatchChannelNorm(torch.autograd.Function):
             dx, d_inner_weight, d_inner_bias, d_weight.view(shape), d_bias.view(shape),
             *[None] * 6,
         )  # fmt: skip
+
+
+def _computed_once(*values: Tensor) -> tuple[Tensor, ...]:
+    """Small tensors that a compiler must take as they are, and not compute again where needed.
+
+    In backward it would compute statistics from buffers that have moved since, with wrong
+    gradients (seen with torch 2.13), and in a loop it would compute them for every element.
+    """
+    return _copy(torch.stack(values)).unbind() if is_compiling() else values
+
+
+# An operation that the compiler cannot look into.
+if hasattr(torch.library, "custom_op"):
+    _copy = torch.library.custom_op(
+        "ws_det::copy", torch.clone, mutates_args=(), schema="(Tensor values) -> Tensor"
+    )
+    _copy.register_fake(torch.empty_like)
+else:  # before torch 2.4
+    _copy = torch.compiler.disable(torch.clone)
 
 
 def _scale_and_shift(x: Tensor, factor: Tensor, summand: Tensor) -> Tensor:
