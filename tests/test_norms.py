@@ -151,12 +151,17 @@ def test_norms_take_half_inputs(norm, dtype):
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_channels_last_inputs(norm):
+@pytest.mark.parametrize("images", [1, 2])
+def test_channels_last_inputs(norm, images):
     """Oracle: the contiguous input."""
     layer, twin = NORMS[norm](), NORMS[norm]()
-    x = torch.randn(2, 8, 6, 5)
-    out = layer(x.to(memory_format=torch.channels_last))
-    torch.testing.assert_close(out, twin(x), **FLOAT32)
+    x = torch.randn(images, 8, 6, 5).requires_grad_()
+    y = x.detach().to(memory_format=torch.channels_last).requires_grad_()
+    out, expected = layer(y), twin(x)
+    torch.testing.assert_close(out, expected, **FLOAT32)
+    weights = torch.randn_like(expected)
+    grads = [torch.autograd.grad((o * weights).sum(), i)[0] for o, i in ((out, y), (expected, x))]
+    torch.testing.assert_close(*grads, **FLOAT32)
     for ours, theirs in zip(layer.buffers(), twin.buffers(), strict=True):
         torch.testing.assert_close(ours, theirs, **FLOAT32)
 

@@ -137,7 +137,7 @@ def channel_moments(input: Tensor, tiny: float = _TINY) -> tuple[Tensor, Tensor]
     batch, channels = input.shape[0], input.shape[1]
     if input.dtype == torch.float16 or input.dtype == torch.bfloat16:
         input = input.float()
-    rows = input.reshape(1, batch * channels, -1)
+    rows = input.contiguous().view(1, batch * channels, -1)  # channels last is no view
     if not torch.jit.is_scripting() and is_compiling():
         # Sums that a compiler fuses. An element of the channel is near enough to its mean.
         shift = rows[:, :, :1]

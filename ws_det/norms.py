@@ -150,7 +150,7 @@ class BatchChannelNorm2d(nn.GroupNorm):
 
     @torch.jit.unused
     def _forward_in_one_pass(self, input: Tensor) -> Tensor:
-        bn = self.bn
+        bn, input = self.bn, input.contiguous()
         mean, var = bn.running_mean, bn.running_var
         batch_statistics = False
         with torch.no_grad():
