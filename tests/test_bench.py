@@ -1,0 +1,76 @@
+"""tools/benchmark.py, every subcommand at its quickest. Oracle: the files that it leaves."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tools import benchmark
+from ws_det.bench.machine import cpu_model, describe_machine
+
+ARMS = {
+    "ws": ["bare multiply (the bound)", "ws_det", "ws_det compiled"],
+    "bcn": ["GroupNorm", "ws_det, micro-batch", "authors' form, large-batch (formula)"],
+    "inference": ["plain convolutions", "ws_det, folded", "ws_det, not folded"],
+}
+
+
+@pytest.fixture(autouse=True)
+def same_threads():
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.slow  # compiles
+@pytest.mark.parametrize("what", ARMS)
+def test_a_quick_run(what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--quick", "--repeats", "1", "--threads", "1", "--out", str(tmp_path / "new")]
+    benchmark.main([what, *flags])
+    content = json.loads((tmp_path / f"new/benchmark_{what}.json").read_text())
+    assert content["what"] == what and content["rounds"] == 1
+    assert content["machine"] == describe_machine("cuda" if torch.cuda.is_available() else "cpu")
+    assert content["machine"]["threads"] == 1
+    printed = capsys.readouterr().out
+    for comparison in content["comparisons"]:
+        arms = comparison["arms"]
+        assert {*ARMS[what]} <= {*arms, *comparison["skipped"]}
+        base = arms[comparison["baseline"]]["median_seconds"]
+        for name, numbers in arms.items():
+            assert numbers["ratio"] == numbers["median_seconds"] / base
+            assert f"\n| {name} | " in printed
+        assert comparison["targets"]
+        for target in comparison["targets"]:
+            assert target["arm"] in arms and target["versus"] in arms
+        assert f"### {comparison['title']}\n" in printed
+    pytest.importorskip("matplotlib")
+    assert (tmp_path / f"new/benchmark_{what}.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize(
+    "flags, sentence",
+    [
+        (["--repeats", "0"], "--repeats 0 is too few: give 1 or more"),
+        (["--threads", "-1"], "--threads -1 is too few: give 1 or more"),
+    ],
+)
+def test_a_number_that_is_too_small(flags: list[str], sentence: str, refusal) -> None:
+    assert refusal(benchmark, "inference", "--quick", *flags) == f"error: {sentence}"
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path, refusal) -> None:
+    (tmp_path / "file").write_text("")
+    said = refusal(benchmark, "inference", "--quick", "--out", tmp_path / "file")
+    assert "cannot be written" in said and "--out" in said
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_the_machine_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "cpuinfo"
+    file.write_text("processor\t: 0\nmodel name\t: Some CPU @ 3:1\nmodel name\t: Other\n")
+    assert cpu_model(file) == "Some CPU @ 3:1"
+    assert cpu_model(tmp_path / "missing")
