@@ -59,7 +59,12 @@ def process_group(launcher: str) -> Iterator[str]:
         yield launcher
         return
     _join(launcher)
-    yield launcher
+    try:
+        yield launcher
+    except (InputError, SystemExit):
+        # All refuse together. A process that ends with the group open can be aborted instead.
+        dist.destroy_process_group()
+        raise
     dist.destroy_process_group()
 
 
