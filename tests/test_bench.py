@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from tools import benchmark
 from ws_det.bench.machine import cpu_model, describe_machine
 from ws_det.bench.rounds import why_no_compiler
 
+REPO = Path(__file__).resolve().parents[1]
 ARMS = {
     "ws": ["bare multiply (the bound)", "ws_det", "ws_det compiled"],
     "bcn": ["GroupNorm", "ws_det, micro-batch", "authors' form, large-batch (formula)"],
@@ -76,3 +78,11 @@ def test_the_machine_is_named(tmp_path: Path) -> None:
     file.write_text("processor\t: 0\nmodel name\t: Some CPU @ 3:1\nmodel name\t: Other\n")
     assert cpu_model(file) == "Some CPU @ 3:1"
     assert cpu_model(tmp_path / "missing")
+
+
+def test_commands_of_the_page_are_commands_of_the_tool() -> None:
+    page = (REPO / "docs/performance.md").read_text()
+    lines = [line for line in page.splitlines() if line.startswith("python tools/benchmark.py ")]
+    assert {shlex.split(line)[2] for line in lines} == set(benchmark.REPEATS)
+    for line in lines:
+        benchmark._parse(shlex.split(line, comments=True)[2:])

@@ -17,7 +17,7 @@ from torch import nn
 
 from ws_det import BatchChannelNorm2d, WSConv2d, convert_to_ws, sharing, standardize_weight
 from ws_det.bench.bcn import SHAPES
-from ws_det.bench.counts import OperatorCounter, saved_bytes
+from ws_det.bench.counts import OperatorCounter, operators, saved_bytes
 from ws_det.bench.model import ResNetFPN
 from ws_det.norms import average_estimates
 
@@ -40,6 +40,7 @@ def test_operators_are_counted_and_views_are_not() -> None:
     assert counter.counts == {"mul": 2, "sum": 1, "ones_like": 1} | {
         name: 1 for name in counter.counts if name == "detach"
     }
+    assert operators(lambda: x.exp().view(2, 2) + 1) == 2
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ws_det.bench.counts import saved_bytes
+from ws_det.bench.counts import operators, saved_bytes
 from ws_det.bench.peers import AuthorsBCN
 from ws_det.bench.rounds import Comparison, Target, check_equal, why_no_compiler
 from ws_det.norms import BatchChannelNorm2d
@@ -63,6 +63,7 @@ def compare_bcn(
             if form in name and name != f"ws_det, {form}":
                 # Float32 sums over up to 60,800 cells in another order.
                 check_equal(name, arms[name](), expected, rtol=1e-4)
+    counted = {name: operators(arm) for name, arm in arms.items() if "compiled" not in name}
     saved = {
         name: saved_bytes(partial(norm, input), norm.state_dict().values()) / input.nbytes
         for name, norm in norms.items()
@@ -73,7 +74,7 @@ def compare_bcn(
         baseline=BASELINE,
         targets=targets,
         skipped=skipped,
-        counts={"saved, x input": saved},
+        counts={"operators": counted, "saved, x input": saved},
     )
 
 

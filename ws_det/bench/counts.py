@@ -35,6 +35,13 @@ def saved_bytes(call: Callable[[], object], ignore: Iterable[Tensor] = ()) -> in
     return sum(sizes.values())
 
 
+def operators(call: Callable[[], object]) -> int:
+    """How many operators a call runs; on a GPU nearly each is a kernel launch."""
+    with OperatorCounter() as counter:
+        call()
+    return counter.counts.total()
+
+
 class OperatorCounter(TorchDispatchMode):
     """Counts the operators that torch runs inside ``with``, in ``counts`` by name.
 

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ws_det.bench.counts import OperatorCounter
+from ws_det.bench.counts import operators
 from ws_det.bench.model import mask_rcnn_kernels
 from ws_det.bench.peers import Peer
 from ws_det.bench.rounds import Comparison, Target, check_equal, why_no_compiler
@@ -48,6 +48,10 @@ def compare_ws(peers: Sequence[Peer], quick: bool = False, device: str = "cpu") 
         check_equal(peer.name, arms[peer.name](), ours(), rtol=1e-5)
     if COMPILED in arms:
         check_equal(COMPILED, arms[COMPILED](), arms[OURS](), rtol=1e-5)
+    counted = {
+        name: operators(_step(_each(method), kernels[-1:], grads[-1:]))
+        for name, method in methods.items()
+    }
     weights = sum(shape.numel() for shape in shapes)
     return Comparison(
         f"Standardize {len(shapes)} kernels, {weights / 1e6:.1f} M weights, forward + backward",
@@ -55,7 +59,7 @@ def compare_ws(peers: Sequence[Peer], quick: bool = False, device: str = "cpu") 
         baseline=BARE,
         targets=_targets({peer.formula: peer.name for peer in peers}, COMPILED in arms),
         skipped=skipped,
-        counts={"operators a kernel": _operators(methods, kernels[-1:], grads[-1:])},
+        counts={"operators a kernel": counted},
     )
 
 
@@ -76,17 +80,6 @@ def _step(
         return [*out, *(kernel.grad for kernel in kernels)]
 
     return step
-
-
-def _operators(
-    methods: dict[str, Callable[[Tensor], Tensor]], kernel: Sequence[Tensor], grad: Sequence[Tensor]
-) -> dict[str, float]:
-    counts = {}
-    for name, method in methods.items():
-        with OperatorCounter() as counter:
-            _step(_each(method), kernel, grad)()
-        counts[name] = counter.counts.total()
-    return counts
 
 
 def _targets(names: dict[str, str], compiled: bool) -> list[Target]:
