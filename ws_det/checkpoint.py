@@ -1,33 +1,36 @@
-"""Read checkpoints safely and tell which family of norms their weights were trained with."""
+"""Read checkpoints without running code from them, and write them whole or not at all."""
 
 from __future__ import annotations
 
+import glob
+import os
 import pickle
 import re
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import ZipFile
 
 import torch
-from torch import Tensor
 
-from ws_det.errors import InputError
-from ws_det.fold import is_folded
+from ws_det import arrays
+from ws_det.errors import InputError, first_line
 
-# A filter trained with WS gets no gradient along its mean (arXiv:1903.10520, eq. 11), so the mean
-# stays at its random start, where |mean| * sqrt(F) / std has a median of 0.67, or decays. Without
-# WS the mean is trained, and the median grows with training.
-_MEAN_RATIO = 1.0
+# Weights hardly compress and torch stores them as they are. A zip file that states more than this
+# many times its own size, and more than a GiB, was made to fill the memory.
+_INFLATION = 20
+_GIB = 2**30
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """Load a checkpoint to the CPU without running code from it.
 
     Args:
-        path: A file written by ``torch.save``.
+        path: A ``.npz`` or a ``.pkl`` of numpy arrays, or with any other name (``.pth``,
+            ``.pth.tar``, ``.pt``) a file written by ``torch.save``.
 
     Returns:
-        What the file holds.
+        What the file holds, with tensors for arrays.
 
     Raises:
         InputError: If the file is missing, truncated, no checkpoint, or holds anything but
@@ -37,75 +40,130 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"no checkpoint at {path}: give the path of an existing file")
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        loaded = _read(path)
+    except InputError:
+        raise
+    except PermissionError as error:
+        raise InputError(
+            f"{path} cannot be read ({error.strerror}): give it to this user"
+        ) from None
     except pickle.UnpicklingError as error:
-        # torch says on one of many lines why it refuses, on the others how to load it unsafely
-        said = re.search(r"WeightsUnpickler error:\s*(.*)|(Trying to load .*)", str(error))
-        reason = said.group(said.lastindex) if said else str(error).partition("\n")[0]
         raise InputError(
             f"{path} is no checkpoint or holds more than tensors and plain data "
-            f"({reason.partition('. ')[0]}): give a file saved as a state dict"
+            f"({_reason(error)}): give a file saved as a state dict"
         ) from None
-    except (RuntimeError, EOFError, OSError, BadZipFile, ValueError, KeyError):
-        raise InputError(f"{path} is truncated or no checkpoint: fetch or copy it again") from None
+    except Exception as error:  # damaged bytes make a reader raise anything
+        raise InputError(
+            f"{path} is truncated or no checkpoint ({_reason(error)}): fetch or copy it again"
+        ) from None
     if not isinstance(loaded, dict):
         raise InputError(f"{path} holds a {type(loaded).__name__}, not a checkpoint dict")
     return loaded
 
 
+def save_checkpoint(content: dict[str, Any], path: str | Path) -> None:
+    """Save a checkpoint so that at any moment the old file is there, or the new one, whole.
+
+    It is written beside and renamed. A killed process leaves its part behind, hidden, and the next
+    to save under the same name removes it.
+
+    Args:
+        content: What ``torch.save`` takes.
+        path: Of the file; a folder that is not there is made.
+
+    Raises:
+        InputError: If it cannot be written; an old file is then as it was.
+    """
+    path = Path(os.path.realpath(path))
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+            left.unlink(missing_ok=True)
+        with part.open("xb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except (OSError, RuntimeError) as error:
+        # torch's writer raises a RuntimeError of its own after the one of the file
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
+            raise
+        raise InputError(
+            f"{path} cannot be written ({cause.strerror}): free space or give another path"
+        ) from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def state_dict_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """The weights inside a checkpoint: under ``state_dict`` or ``model``, or the dict itself."""
-    for key in ("state_dict", "model"):
-        if isinstance(checkpoint.get(key), dict):
-            return checkpoint[key]
-    return checkpoint
+    """The weights inside a checkpoint: under ``state_dict`` or ``model``, or the dict itself.
 
-
-def norm_family(state_dict: dict[str, Any]) -> str:
-    """Tell with which norms, and whether with WS, the weights of a network were trained.
-
-    Batch norms show in the keys. WS does not, its checkpoints have the keys of plain ones; it
-    shows in the kernels, whose means are left alone by WS and trained without it (see
-    ``mean_ratio``). Weights from random initialization, or trained so briefly or with such an
-    optimizer that the means say nothing, count as WS: the answer errs on the silent side.
+    Weights saved from inside DDP come without its prefix.
 
     Args:
-        state_dict: Of a detector or of a backbone.
+        checkpoint: As ``load_checkpoint`` returns it.
 
     Returns:
-        ``"folded"``, ``"bcn"``, ``"bn"``, ``"gn"`` (norms without running statistics, and no
-        sign of WS), or ``"gn+ws"``.
+        Tensors by name, with their metadata.
+
+    Raises:
+        InputError: If a key is no string.
     """
-    if is_folded(state_dict):
-        return "folded"
-    norms = {key.rpartition(".")[0] for key in state_dict if key.endswith(".running_mean")}
-    if norms and all(
-        norm.endswith((".bn", ".pbn")) and _is_bcn(state_dict, norm) for norm in norms
-    ):
-        return "bcn"
-    if norms:
-        return "bn"
-    return "gn" if mean_ratio(state_dict) > _MEAN_RATIO else "gn+ws"
+    inner = (checkpoint.get(key) for key in ("state_dict", "model"))
+    state = next((found for found in inner if isinstance(found, dict)), checkpoint)
+    for key in state:
+        if not isinstance(key, str):
+            raise InputError(
+                f"the checkpoint has a weight named {key!r}, which is no string: give a file saved "
+                f"as a state dict"
+            )
+    wrapped = all(key.startswith("module.") for key in state)
+    return below(state, "module.") if wrapped else state
 
 
-def mean_ratio(state_dict: dict[str, Any]) -> float:
-    """Median over all filters of ``|mean| * sqrt(F) / std``, F being a filter's elements.
-
-    Args:
-        state_dict: Convolution kernels are its tensors of four dimensions with F of 8 or more.
-
-    Returns:
-        The median, 0 if there is no kernel. About 0.67 for normally distributed filters.
-    """
-    ratios = [
-        (rows.mean(1).abs() * rows.shape[1] ** 0.5 / rows.std(1).clamp_min(1e-12))
-        for value in state_dict.values()
-        if isinstance(value, Tensor) and value.ndim == 4 and value[0].numel() >= 8
-        for rows in [value.flatten(1).float()]
-    ]
-    return float(torch.cat(ratios).median()) if ratios else 0.0
+def below(state: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """The entries whose key starts with ``prefix``, without it, and their metadata."""
+    metadata = getattr(state, "_metadata", {})
+    found = OrderedDict((k[len(prefix) :], v) for k, v in state.items() if k.startswith(prefix))
+    found._metadata = {
+        k[len(prefix) :]: v for k, v in metadata.items() if f"{k}.".startswith(prefix)
+    }
+    return found
 
 
-def _is_bcn(state_dict: dict[str, Any], inner_norm: str) -> bool:
-    outer = state_dict.get(inner_norm.rpartition(".")[0] + ".weight")
-    return isinstance(outer, Tensor) and outer.ndim == 3
+def _read(path: Path) -> Any:
+    with path.open("rb") as file:
+        zipped = file.read(4) == b"PK\x03\x04"
+    if zipped:
+        _check_archive(path)
+    if path.suffix == ".npz":
+        return arrays.read_npz(path)
+    if path.suffix in (".pkl", ".pickle") and not zipped:
+        return arrays.read_pickle(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _check_archive(path: Path) -> None:
+    """Check the sizes that a zip file states, and its check sums, which torch does not look at."""
+    with ZipFile(path) as archive:
+        entries = archive.infolist()
+        stated = sum(entry.file_size for entry in entries)
+        if stated > max(_GIB, _INFLATION * path.stat().st_size):
+            raise InputError(
+                f"{path} states {stated:,} bytes in a file of {path.stat().st_size:,}: it was made "
+                f"to fill the memory, use another"
+            )
+        for entry in entries:
+            if entry.CRC:  # torch.serialization.set_crc32_options(False) leaves 0
+                with archive.open(entry) as file:
+                    while file.read(_GIB // 1024):
+                        pass
+
+
+def _reason(error: Exception) -> str:
+    # torch says on one of many lines why it refuses, on the others how to load it unsafely
+    said = re.search(r"WeightsUnpickler error:\s*(.*)|(Trying to load .*)", str(error))
+    reason = said.group(said.lastindex) if said else first_line(error)
+    return reason.partition(". ")[0][:150]

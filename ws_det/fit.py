@@ -11,8 +11,9 @@ from typing import Any
 
 from torch import nn
 
-from ws_det.checkpoint import norm_family
+from ws_det.checkpoint import below
 from ws_det.errors import InputError
+from ws_det.family import norm_family
 from ws_det.layers import WeightStandardized
 
 # Shares of the elements that must be found. What a backbone adds to a pretrained network (norms,
@@ -76,20 +77,6 @@ def check_backbone(backbone: nn.Module, state: dict[str, Any], path: str, remedy
     """
     _check_family(backbone, state, path, remedy)
     _check_coverage(backbone, state, path, _LEAST_OF_BACKBONE)
-
-
-def unwrapped(state: dict[str, Any]) -> dict[str, Any]:
-    """Weights saved from inside DDP without its prefix, others as they are."""
-    wrapped = all(key.startswith("module.") for key in state)
-    return below(state, "module.") if wrapped else state
-
-
-def below(state: dict[str, Any], prefix: str) -> dict[str, Any]:
-    """The entries whose key starts with ``prefix``, without it, and their metadata."""
-    metadata = getattr(state, "_metadata", {})
-    found = OrderedDict((k[len(prefix) :], v) for k, v in state.items() if k.startswith(prefix))
-    found._metadata = {k[len(prefix) :]: v for k, v in metadata.items() if k.startswith(prefix)}
-    return found
 
 
 def _check_own_backbone(model: nn.Module, state: dict[str, Any], path: str, remedy: str) -> None:

@@ -9,6 +9,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
 from ws_det import fit
+from ws_det.checkpoint import below
 from ws_det.checks import check_gpus, check_writable
 from ws_det.detectron2.data import check_sets
 from ws_det.detectron2.recipe import Recipe
@@ -87,7 +88,7 @@ def _check_weights(recipe: Recipe, model: nn.Module, reference: str, *, whole: b
         fit.check_whole(model, state, reference, remedy)
     elif all(key.startswith(bottom_up) for key in state):
         backbone = model.backbone.bottom_up
-        fit.check_backbone(backbone, fit.below(state, bottom_up), reference, remedy)
+        fit.check_backbone(backbone, below(state, bottom_up), reference, remedy)
     else:
         fit.check_start(model, state, reference, remedy)
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import logging
-import pickle
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils.file_io import PathManager
 
-from ws_det import fit
 from ws_det.checkpoint import load_checkpoint, state_dict_of
 from ws_det.detectron2 import keys
 from ws_det.errors import InputError
@@ -26,7 +23,7 @@ class SafeCheckpointer(DetectionCheckpointer):
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         if filename.endswith(".pkl"):
-            loaded = _load_pickle(filename)
+            loaded = load_checkpoint(filename)
             if "model" in loaded and "__author__" in loaded:
                 return loaded
             # Caffe2's and Detectron1's: their names are matched to ours by Detectron2
@@ -69,7 +66,7 @@ def loaded_model(path: str) -> dict[str, Any]:
         InputError: If the file is missing, damaged, or holds more than tensors and plain data.
     """
     loaded = load_checkpoint(path)
-    state = fit.unwrapped(state_dict_of(loaded))
+    state = state_dict_of(loaded)
     if not keys.is_mmdet(state):
         rest = loaded if "model" in loaded else {}
         return {**rest, "model": state}
@@ -82,34 +79,3 @@ def loaded_model(path: str) -> dict[str, Any]:
     if not any(key.startswith("backbone.") for key in state):
         state = OrderedDict((_BACKBONE + key, value) for key, value in state.items())
     return {"model": state}
-
-
-def _load_pickle(path: str) -> dict[str, Any]:
-    """A model zoo file of Detectron2 or Caffe2: numpy arrays in a dict, and nothing else."""
-    try:
-        with open(path, "rb") as file:
-            loaded = _ArraysOnly(file, encoding="latin1").load()
-    except (pickle.UnpicklingError, EOFError, ValueError, KeyError, AttributeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(
-            f"{path} is truncated or holds more than arrays ({reason}): fetch or copy it again"
-        ) from None
-    if not isinstance(loaded, dict):
-        raise InputError(f"{path} holds a {type(loaded).__name__}, not a checkpoint dict")
-    return loaded
-
-
-class _ArraysOnly(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        core = getattr(np, "_core", None) or np.core
-        allowed = {
-            "_reconstruct": core.multiarray._reconstruct,
-            "scalar": core.multiarray.scalar,
-            "ndarray": np.ndarray,
-            "dtype": np.dtype,
-            "OrderedDict": OrderedDict,
-        }
-        # numpy 1 and numpy 2 write different module names, and either may be read by the other
-        if module.partition(".")[0] in ("numpy", "collections") and name in allowed:
-            return allowed[name]
-        raise pickle.UnpicklingError(f"it needs {module}.{name}")

@@ -13,7 +13,7 @@ from mmengine.runner import find_latest_checkpoint
 from torch import nn
 
 from ws_det import fit
-from ws_det.checkpoint import state_dict_of
+from ws_det.checkpoint import below, state_dict_of
 from ws_det.checks import check_writable
 from ws_det.errors import InputError
 from ws_det.mmdet import weights
@@ -76,12 +76,12 @@ def check_init(backbone: nn.Module, init: dict[str, Any]) -> None:
     """
     state = _weights(init["checkpoint"])
     if init.get("prefix"):
-        state = fit.below(state, init["prefix"].rstrip(".") + ".")
+        state = below(state, init["prefix"].rstrip(".") + ".")
     fit.check_backbone(backbone, state, init["checkpoint"], _REMEDY)
 
 
 def _weights(reference: str) -> dict[str, Any]:
-    return fit.unwrapped(state_dict_of(weights.load_safely(reference)))
+    return state_dict_of(weights.load_safely(reference))
 
 
 def _build(cfg: Config) -> nn.Module:
