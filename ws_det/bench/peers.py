@@ -7,7 +7,6 @@ is compared: mmcv's ``ConvWS`` and ``ConvAWS``, timm's ``StdConv2d``, the BCN au
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.util import find_spec
 from types import FunctionType, SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -40,10 +39,11 @@ def formula_peers() -> list[Peer]:
 
 
 def timm_peer() -> Peer | None:
-    """The code of timm itself, if it is installed."""
-    if not find_spec("timm"):
+    """The code of timm itself, if it is installed and can be imported."""
+    try:
+        from timm.layers import StdConv2d
+    except (ImportError, RuntimeError):  # the latter by torchvision, if it is of another torch
         return None
-    from timm.layers import StdConv2d
 
     forward = without_convolution(StdConv2d.forward)
 
