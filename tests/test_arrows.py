@@ -18,9 +18,10 @@ REPO = Path(__file__).resolve().parents[1]
 # What stands beside convert (checkpoint, shapes, ...) may import its like and all below it.
 RANKS = {
     **{"errors": 0, "compiling": 0, "functional": 1, "normalization": 1, "sharing": 1},
-    **{"layers": 2, "norms": 2, "convert": 3},
+    **{"plain": 1, "fuse": 2},
+    **{"layers": 3, "norms": 3, "convert": 4},
 }
-BESIDE, ADAPTER = 4, 5
+BESIDE, ADAPTER = 5, 6
 ADAPTERS = {"mmdet": {"mmengine", "mmcv", "mmdet"}, "detectron2": {"detectron2", "fvcore"}}
 FRAMEWORKS = set().union(*ADAPTERS.values())
 

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ws_det import functional
+from ws_det import functional, fuse
+from ws_det.compiling import in_onnx_export
+from ws_det.errors import InputError
 from ws_det.sharing import shared
 
 __all__ = [
@@ -23,7 +25,7 @@ __all__ = [
 ]
 
 
-class WeightStandardized:
+class WeightStandardized(fuse.Fusible):
     """What all WS convolutions share; mixed in before a torch convolution class.
 
     The state dict holds the raw kernel under torch's own keys; it is standardized at every call.
@@ -72,8 +74,18 @@ class WeightStandardized:
 
         A convolution that is called several times in a step, in a head over several levels, gets
         the same kernel each time, as long as autograd keeps it and the weight is as it was.
+
+        Raises:
+            InputError: In an export to ONNX, whose graph would standardize it at every run.
         """
-        if torch.jit.is_scripting() or torch.jit.is_tracing():
+        if torch.jit.is_scripting():
+            return self._standardize()
+        if in_onnx_export():
+            raise InputError(
+                "a WS convolution would be exported with its standardization, to be computed at "
+                "every run: call fold_ws(model) before the export to ONNX"
+            )
+        if torch.jit.is_tracing():
             return self._standardize()
         tensors = [self.weight, *([self.weight_gamma, self.weight_beta] if self.adaptive else ())]
         options = self.correction, self.eps_inside, self.eps, self.center, self.scale
@@ -95,7 +107,10 @@ class WeightStandardized:
 
     def forward(self, input: Tensor) -> Tensor:
         """As the torch class, with the standardized kernel."""
-        return self._conv_forward(input, self.standardized_weight(), self.bias)
+        if not torch.jit.is_scripting():  # noqa: SIM102  TorchScript leaves out such branches only
+            if isinstance(input, torch.fx.Proxy):
+                return fuse.fx_node(self, input)
+        return self._convolve(input, self.standardized_weight(), self.bias)
 
     def extra_repr(self) -> str:
         """Torch's own, and the WS options."""
@@ -146,6 +161,8 @@ class WeightStandardized:
 class WSConv1d(WeightStandardized, nn.Conv1d):
     """Weight-standardized :class:`torch.nn.Conv1d`; options as in :class:`WSConv2d`."""
 
+    _convolve = fuse.torch_convolution(nn.Conv1d)
+
 
 class WSConv2d(WeightStandardized, nn.Conv2d):
     """Weight-standardized :class:`torch.nn.Conv2d` (arXiv:1903.10520).
@@ -167,9 +184,13 @@ class WSConv2d(WeightStandardized, nn.Conv2d):
             negative.
     """
 
+    _convolve = fuse.torch_convolution(nn.Conv2d)
+
 
 class WSConv3d(WeightStandardized, nn.Conv3d):
     """Weight-standardized :class:`torch.nn.Conv3d`; options as in :class:`WSConv2d`."""
+
+    _convolve = fuse.torch_convolution(nn.Conv3d)
 
 
 class WSConvTranspose2d(WeightStandardized, nn.ConvTranspose2d):
@@ -181,6 +202,9 @@ class WSConvTranspose2d(WeightStandardized, nn.ConvTranspose2d):
     # TorchScript of torch 2.1 has no X | None.
     def forward(self, input: Tensor, output_size: Optional[list[int]] = None) -> Tensor:  # noqa: UP045
         """(N, I, H, W) -> (N, O, H', W'); ``output_size`` as in torch's class."""
+        if not torch.jit.is_scripting():  # noqa: SIM102  TorchScript leaves out such branches only
+            if isinstance(input, torch.fx.Proxy):
+                return fuse.fx_node(self, input)
         output_padding = self._output_padding(
             input, output_size, self.stride, self.padding, self.kernel_size, 2, self.dilation
         )

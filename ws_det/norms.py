@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from ws_det import normalization
 from ws_det.errors import InputError
+from ws_det.fuse import fx_node
 
 __all__ = ["BatchChannelNorm2d", "EstBatchNorm2d", "average_estimates"]
 
@@ -58,6 +59,9 @@ class EstBatchNorm2d(nn.InstanceNorm2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, C, H, W) -> the same shape; in training the estimates move first, unless frozen."""
+        if not torch.jit.is_scripting():  # noqa: SIM102  TorchScript leaves out such branches only
+            if isinstance(input, torch.fx.Proxy):
+                return fx_node(self, input)
         if input.ndim != 4:
             raise ValueError(f"EstBatchNorm2d expects (N, C, H, W), got {list(input.shape)}")
         learns = self.learns()
@@ -125,6 +129,9 @@ class BatchChannelNorm2d(nn.GroupNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, C, H, W) -> the same shape."""
+        if not torch.jit.is_scripting():  # noqa: SIM102  TorchScript leaves out such branches only
+            if isinstance(input, torch.fx.Proxy):
+                return fx_node(self, input)
         if torch.jit.is_scripting() or torch.jit.is_tracing():
             out = self.bn(input)  # for evaluation, where a graph needs no branch
         elif self._in_one_pass(input):
