@@ -10,36 +10,47 @@ from typing import Any
 
 from ws_det.errors import InputError
 
+_DATA_ROOT = "give the set's folder with --data-root, or the file's name in the config"
 
-def read_annotations(path: str) -> dict[str, Any]:
+
+def read_annotations(path: str, way_out: str = _DATA_ROOT) -> dict[str, Any]:
     """Read a COCO annotation file.
+
+    Args:
+        path: Of the file.
+        way_out: What the user can do if it does not exist, the end of the message.
 
     Raises:
         InputError: If it is missing, no complete JSON, or has no images or categories.
     """
     if not osp.isfile(path):
-        raise InputError(
-            f"the annotation file {path} does not exist: give the set's folder with --data-root, "
-            f"or the file's name in the config"
-        )
+        raise InputError(f"the annotation file {path} does not exist: {way_out}")
     try:
         annotations = json.loads(Path(path).read_bytes())
     except (OSError, ValueError) as error:
         raise InputError(
             f"the annotation file {path} is truncated or no JSON ({error}): copy it again"
         ) from None
+    check_annotations(annotations, f"the annotation file {path}")
+    return annotations
+
+
+def check_annotations(annotations: Any, name: str) -> None:
+    """Check that images and categories are there.
+
+    Args:
+        annotations: What was read.
+        name: What to call it in the message.
+
+    Raises:
+        InputError: If they are not.
+    """
     for key, field in (("images", "file_name"), ("categories", "name")):
         entries = annotations.get(key) if isinstance(annotations, dict) else None
         if not isinstance(entries, list) or not entries:
-            raise InputError(
-                f"the annotation file {path} has no {key!r} list: it must be in COCO's format"
-            )
+            raise InputError(f"{name} has no {key!r} list: it must be in COCO's format")
         if not all(isinstance(entry, dict) and field in entry for entry in entries):
-            raise InputError(
-                f"the annotation file {path} has {key} without {field!r}: it must be in COCO's "
-                f"format"
-            )
-    return annotations
+            raise InputError(f"{name} has {key} without {field!r}: it must be in COCO's format")
 
 
 def category_names(annotations: dict[str, Any]) -> list[str]:

@@ -1,0 +1,125 @@
+"""Evaluate predictions on COCO annotations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ws_det.errors import InputError
+from ws_det.evaluation.backends import BACKENDS, Arrays, choose
+from ws_det.evaluation.files import evaluate_files
+from ws_det.evaluation.inputs import (
+    FIELDS,
+    number_predictions,
+    number_truth,
+    read_predictions,
+    read_truth,
+)
+from ws_det.evaluation.progress import Progress
+from ws_det.evaluation.result import Result, class_aps, summarize
+from ws_det.report import KINDS
+
+_HEAD = 2**20  # bytes of a file in which the first predictions are
+Predictions = str | Path | Sequence[Mapping[str, Any]]
+
+
+def evaluate(
+    truth: str | Path | Mapping[str, Any],
+    predictions: Predictions | Mapping[str, Predictions],
+    kinds: Sequence[str] | None = None,
+    backend: str = "auto",
+    image_ids: Collection[Any] | None = None,
+    say: Callable[[str], None] | None = None,
+) -> dict[str, Result]:
+    """COCO's numbers, the same from every back end.
+
+    Args:
+        truth: COCO annotations, or the path of their file. Sizes are judged by their ``area``.
+        predictions: COCO results, or the path of their file, or these by kind. Sizes are judged
+            by the box for ``"bbox"``, by the mask for ``"segm"``.
+        kinds: ``"bbox"`` and ``"segm"``; by default all that the predictions have.
+        backend: One of ``BACKENDS``, or ``"auto"`` for the fastest that is installed.
+        image_ids: Evaluate these images only.
+        say: Told how far an evaluation of more than ten seconds is; by default on stderr.
+
+    Returns:
+        A result for each kind.
+
+    Raises:
+        InputError: If a file is missing, damaged, or does not belong to the other, if a value is no
+            number, or if the back end is not there.
+    """
+    chosen = choose(backend)
+    by_kind = _by_kind(predictions, kinds)
+    files = _Files()
+    results = {}
+    for kind, found in by_kind.items():
+        evaluated = None
+        if chosen == "hotcoco" and image_ids is None:
+            evaluated = files.evaluate_unread(truth, found, kind)
+        if evaluated is None:
+            known = number_truth(files.read(truth, read_truth), kind, image_ids)
+            numbered = number_predictions(files.read(found, read_predictions), known, kind)
+            progress = Progress(f"evaluating {KINDS[kind]}es", say)
+            arrays = BACKENDS[chosen].run(known.content, numbered, kind, progress)
+            evaluated = arrays, known.names, len(known.sizes)
+        (precision, recall), names, images = evaluated
+        results[kind] = Result(
+            kind,
+            summarize(precision, recall),
+            class_aps(precision, names),
+            precision,
+            names,
+            chosen,
+            images,
+        )
+    return results
+
+
+class _Files:
+    """Reads each file once, for both kinds."""
+
+    def __init__(self) -> None:
+        self._content: dict[str, Any] = {}
+
+    def read(self, source: Any, reader: Callable[[Any], Any]) -> Any:
+        if not isinstance(source, (str, Path)):
+            return reader(source)
+        if str(source) not in self._content:
+            self._content[str(source)] = reader(source)
+        return self._content[str(source)]
+
+    def evaluate_unread(
+        self, truth: Any, found: Any, kind: str
+    ) -> tuple[Arrays, list[str], int] | None:
+        paths = [str(source) for source in (truth, found) if isinstance(source, (str, Path))]
+        if len(paths) < 2 or paths[1] in self._content:
+            return None
+        return evaluate_files(*paths, kind)
+
+
+def _by_kind(predictions: Any, kinds: Sequence[str] | None) -> dict[str, Predictions]:
+    if isinstance(predictions, Mapping):
+        by_kind = {kind: predictions.get(kind) for kind in kinds or predictions}
+    else:
+        by_kind = dict.fromkeys(kinds or _kinds_of(predictions), predictions)
+    for kind, found in by_kind.items():
+        if kind not in KINDS or found is None:
+            there = predictions if isinstance(predictions, Mapping) else KINDS
+            raise InputError(f"there is nothing to evaluate as {kind!r}: use {' or '.join(there)}")
+    return by_kind
+
+
+def _kinds_of(predictions: Predictions) -> list[str]:
+    """What the first predictions have; boxes if there are none."""
+    if isinstance(predictions, (str, Path)):
+        try:
+            with Path(predictions).open("rb") as file:
+                head = file.read(_HEAD)
+        except OSError:  # read_predictions says which
+            head = b""
+        there = [kind for kind, field in FIELDS.items() if f'"{field}"'.encode() in head]
+    else:
+        there = [kind for kind, field in FIELDS.items() if field in (predictions or [()])[0]]
+    return there or ["bbox"]
