@@ -99,14 +99,15 @@ def run(
 
 @pytest.fixture
 def refusal(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Run a tool that must refuse: exit code 2 and one sentence, which is returned."""
+    """Run a tool that must refuse: exit code 2 and one sentence after warnings."""
 
-    def refuse(tool: ModuleType, *args: object) -> str:
+    def refuse(tool: ModuleType, *args: object, warnings: int = 0) -> str:
         with pytest.raises(SystemExit) as end:
             run_tool(lambda: tool.main([str(arg) for arg in args]))
         assert end.value.code == 2
-        errors = capsys.readouterr().err.splitlines()
-        assert [line.startswith("error: ") for line in errors] == [True], errors
-        return errors[0]
+        *before, last = capsys.readouterr().err.splitlines()
+        assert last.startswith("error: "), last
+        assert [line.startswith("warning: ") for line in before] == [True] * warnings, before
+        return last
 
     return refuse

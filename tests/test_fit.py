@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import partial
 
@@ -9,10 +10,12 @@ import pytest
 import torch
 from torch import nn
 
+from tests.test_family import FAMILIES
+from tests.test_family import trained as train
 from ws_det import BatchChannelNorm2d, WSConv2d, fold_ws
 from ws_det.checkpoint import below, state_dict_of
 from ws_det.errors import InputError
-from ws_det.fit import check_backbone, check_start, check_whole
+from ws_det.fit import check_backbone, check_family, check_start, check_whole
 
 REMEDY = "take others"
 GN = partial(nn.GroupNorm, 4)
@@ -104,7 +107,62 @@ def test_another_family_of_norms(make: Callable[[], nn.Module], words: str) -> N
             check(module, state, "w.pth", REMEDY)
         sentence = str(refused.value)
         assert sentence.startswith(f"the backbone weights in w.pth are {words}")
-        assert sentence.endswith(": take others")
+        assert sentence.removesuffix(", or go on with --force").endswith(": take others")
+
+
+@pytest.mark.parametrize(
+    ("weights", "config", "words"),
+    [
+        ("gn+ws", "gn", "raw kernels of WS"),
+        ("bn+ws", "bn", "raw kernels of WS"),
+        ("bcn+ws", "gn", "raw kernels of WS"),
+        ("bn", "gn", "were trained with BN, but the config's backbone has GN"),
+        ("gn", "bn", "were trained with GN, but the config's backbone has BN"),
+        ("gn", "gn+ws", "are trained with GN without WS"),
+        ("gn", "bcn+ws", "are trained with GN without WS"),
+        ("bn", "gn+ws", "are BN weights"),
+        ("bn", "bn+ws", "are trained with BN without WS"),
+        ("bn+ws", "gn+ws", "are BN weights"),
+        ("bn", "bcn+ws", "are BN weights"),
+        ("gn+ws", "gn+ws", None),
+        ("gn+ws", "bcn+ws", None),  # as the supplied BCN configs start
+        ("bn+ws", "bn+ws", None),
+        ("bcn+ws", "bcn+ws", None),
+        ("gn", "gn", None),
+        ("bn", "bn", None),
+    ],
+)
+def test_families_both_ways(
+    weights: str,
+    config: str,
+    words: str | None,
+    networks: dict[str, nn.Module],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Oracle: how both were trained. ``force`` says the same, as a warning, and goes on."""
+    backbone, state = copy.deepcopy(networks[config]), networks[weights].state_dict()
+    if words is None:
+        check_backbone(backbone, state, "w.pth", REMEDY)
+        return
+    with pytest.raises(InputError, match=words) as refused:
+        check_backbone(backbone, state, "w.pth", REMEDY)
+    assert str(refused.value).endswith(", or go on with --force")
+    check_family(backbone, state, "w.pth", REMEDY, force=True)
+    warning = str(refused.value).removesuffix(", or go on with --force")
+    assert capsys.readouterr().err == f"warning: {warning}\n"
+
+
+@pytest.mark.parametrize("marked", [True, False])
+def test_folded_weights_fit_a_plain_backbone(marked: bool, networks: dict[str, nn.Module]) -> None:
+    state = fold_ws(copy.deepcopy(networks["gn+ws"])).state_dict()
+    check_backbone(networks["gn"], state if marked else dict(state), "w.pth", REMEDY)
+
+
+@pytest.fixture(scope="module")
+def networks() -> dict[str, nn.Module]:
+    """A trained one of each family."""
+    torch.manual_seed(0)
+    return {name: train(*parts) for name, parts in FAMILIES.items()}
 
 
 @pytest.mark.parametrize("norm", [nn.BatchNorm2d, partial(BatchChannelNorm2d, num_groups=4)])

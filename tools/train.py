@@ -45,6 +45,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         metavar="KEY=VALUE",
         help="change settings of the config: train_cfg.max_epochs=12 key=[a,b]",
     )
+    parser.add_argument(
+        "--force", action="store_true", help="only warn of weights trained with other norms"
+    )
     parser.add_argument("--launcher", choices=("none", "pytorch", "slurm", "mpi"), default="none")
     parser.add_argument("--local-rank", "--local_rank", default="0", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
@@ -63,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         cfg_options=options.parse_options(args.cfg_options),
         launcher=args.launcher,
         data_root=args.data_root,
+        force=args.force,
     )
     if result:  # the first process
         print(f"{closing_line(result)}; checkpoints and curves.png in {result['work_dir']}")

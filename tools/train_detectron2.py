@@ -39,6 +39,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--compile", action="store_true", help="compile backbone and FPN (torch >= 2.4)"
     )
+    parser.add_argument(
+        "--force", action="store_true", help="only warn of weights trained with other norms"
+    )
     parser.add_argument("options", nargs="*", metavar="KEY=VALUE", help="change the config")
     args = parser.parse_intermixed_args(argv)
 
@@ -52,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         eval_only=args.eval_only,
         show_dir=args.show_dir,
         compiled=args.compile,
+        force=args.force,
     )
     run(job, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
 

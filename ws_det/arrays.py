@@ -30,7 +30,13 @@ def read_pickle(path: Path) -> Any:
     """
     _numpy(path)
     # From memory, where a stated length can at most take what is there.
-    return _tensors(_ArraysOnly(io.BytesIO(path.read_bytes()), encoding="latin1").load())
+    content = io.BytesIO(path.read_bytes())
+    try:
+        return _tensors(_ArraysOnly(content, encoding="latin1").load())
+    except pickle.UnpicklingError as error:
+        if "exhausted" in str(error) or "truncated" in str(error):
+            raise EOFError(str(error)) from None  # the file is cut, not malicious
+        raise
 
 
 def read_npz(path: Path) -> dict[str, Any]:

@@ -19,6 +19,11 @@ def first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
+def warn(sentence: str) -> None:
+    """Tell the user on stderr what may be wrong, as :func:`run_tool` tells what is."""
+    print(f"warning: {sentence}", file=sys.stderr)
+
+
 def run_tool(main: Callable[[], object]) -> None:
     """Run a tool's ``main`` and turn an :class:`InputError` into one line on stderr and exit 2.
 

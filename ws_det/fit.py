@@ -12,8 +12,8 @@ from typing import Any
 from torch import nn
 
 from ws_det.checkpoint import below
-from ws_det.errors import InputError
-from ws_det.family import norm_family
+from ws_det.errors import InputError, warn
+from ws_det.family import norm_family, norm_of
 from ws_det.layers import WeightStandardized
 
 # Shares of the elements that must be found. What a backbone adds to a pretrained network (norms,
@@ -23,21 +23,24 @@ _LEAST_OF_BACKBONE = 0.75
 _LEAST_OF_MODEL = 0.5
 
 
-def check_whole(model: nn.Module, state: dict[str, Any], path: str, remedy: str) -> None:
+def check_whole(
+    model: nn.Module, state: dict[str, Any], path: str, remedy: str, *, force: bool = False
+) -> None:
     """Check that weights are those of exactly this model, for testing or resuming.
 
     Args:
         model: The built model.
         state: Its weights.
         path: Where they are from, for the message.
-        remedy: What the user can do about a backbone trained with other norms, the end of that
-            message.
+        remedy: What the user can do about a WS backbone's weights trained without, the end of
+            that message.
+        force: Only warn of a backbone trained in another way.
 
     Raises:
         InputError: If they are of another model, or the backbone was trained with another family
             of norms.
     """
-    _check_own_backbone(model, state, path, remedy)
+    _check_own_backbone(model, state, path, remedy, force)
     missing, unexpected, misshaped = _compare(model, state)
     if missing or unexpected or misshaped:
         raise InputError(
@@ -46,7 +49,9 @@ def check_whole(model: nn.Module, state: dict[str, Any], path: str, remedy: str)
         )
 
 
-def check_start(model: nn.Module, state: dict[str, Any], path: str, remedy: str) -> None:
+def check_start(
+    model: nn.Module, state: dict[str, Any], path: str, remedy: str, *, force: bool = False
+) -> None:
     """Check that weights can start the training of a model; new heads may differ.
 
     Args:
@@ -54,15 +59,18 @@ def check_start(model: nn.Module, state: dict[str, Any], path: str, remedy: str)
         state: The weights.
         path: As in ``check_whole``.
         remedy: As in ``check_whole``.
+        force: As in ``check_whole``.
 
     Raises:
         InputError: As ``check_whole``, but only if less than half of the elements are found.
     """
-    _check_own_backbone(model, state, path, remedy)
+    _check_own_backbone(model, state, path, remedy, force)
     _check_coverage(model, state, path, _LEAST_OF_MODEL)
 
 
-def check_backbone(backbone: nn.Module, state: dict[str, Any], path: str, remedy: str) -> None:
+def check_backbone(
+    backbone: nn.Module, state: dict[str, Any], path: str, remedy: str, *, force: bool = False
+) -> None:
     """Check pretrained weights for a backbone.
 
     Args:
@@ -70,35 +78,80 @@ def check_backbone(backbone: nn.Module, state: dict[str, Any], path: str, remedy
         state: The weights, with the backbone's own keys.
         path: As in ``check_whole``.
         remedy: As in ``check_whole``.
+        force: As in ``check_whole``.
 
     Raises:
         InputError: If they were trained with another family of norms, or less than three quarters
             of the backbone's elements are in them.
     """
-    _check_family(backbone, state, path, remedy)
+    if _has_kernels(backbone, state):
+        check_family(backbone, state, path, remedy, force=force)
     _check_coverage(backbone, state, path, _LEAST_OF_BACKBONE)
 
 
-def _check_own_backbone(model: nn.Module, state: dict[str, Any], path: str, remedy: str) -> None:
-    backbone = getattr(model, "backbone", None)
-    if backbone is not None:
-        _check_family(backbone, below(state, "backbone."), path, remedy)
+def check_family(
+    backbone: nn.Module, state: dict[str, Any], path: str, remedy: str, *, force: bool = False
+) -> None:
+    """Check that weights for a backbone were trained with its norms, and with WS if it uses WS.
 
+    Args:
+        backbone: The built backbone.
+        state: The weights, under any names.
+        path: As in ``check_whole``.
+        remedy: As in ``check_whole``.
+        force: As in ``check_whole``.
 
-def _check_family(backbone: nn.Module, state: dict[str, Any], path: str, remedy: str) -> None:
-    ws = [m for m in backbone.modules() if isinstance(m, WeightStandardized)]
+    Raises:
+        InputError: If they were not. Where nothing tells, nothing is said.
+    """
+    convs = [m for m in backbone.modules() if isinstance(m, WeightStandardized)]
     # An adaptive kernel takes over the mean and deviation of plain weights; one that is only
     # scaled trains its mean as plain ones do.
-    if not any(m.center and not m.adaptive for m in ws):
-        return
-    family = norm_family(state)
-    wants_bn = norm_family(backbone.state_dict()) == "bn"  # WS before batch norm
-    if family in ("folded", "gn") or (family == "bn" and not wants_bn):
-        trained = {"folded": "folded from WS", "gn": "trained with GN without WS", "bn": "BN"}
-        raise InputError(
-            f"the backbone weights in {path} are {trained[family]} weights, but the config's "
-            f"backbone uses WS, and trains badly from them: {remedy}"
+    standardized = any(m.center and not m.adaptive for m in convs)
+    family, own = norm_family(state), norm_of(backbone.state_dict())
+    names = {"bn": "BN", "bcn": "BCN", "gn": "GN", "": "no norm"}
+    ends_badly = f"but the config's backbone uses WS, and trains badly from them: {remedy}"
+    fault = None
+    if standardized and family.folded:
+        raise InputError(f"the backbone weights in {path} are folded from WS weights, {ends_badly}")
+    if standardized and family.norm == "bn" and own != "bn":
+        fault = f"are BN weights, {ends_badly}"
+    elif standardized and family.ws is False:
+        fault = f"are trained with {names[family.norm]} without WS weights, {ends_badly}"
+    elif not convs and family.ws and not family.folded:
+        fault = (
+            "are raw kernels of WS, but the config's backbone has plain convolutions, in which "
+            "they compute something else: use WS in the config, or fold them with "
+            "tools/fold_checkpoint.py"
         )
+    elif not convs and family.norm and own and family.norm != own:
+        fault = (
+            f"were trained with {names[family.norm]}, but the config's backbone has {names[own]}: "
+            f"give weights trained with {names[own]}"
+        )
+    if fault and not force:
+        raise InputError(f"the backbone weights in {path} {fault}, or go on with --force")
+    if fault:
+        warn(f"the backbone weights in {path} {fault}")
+
+
+def _check_own_backbone(
+    model: nn.Module, state: dict[str, Any], path: str, remedy: str, force: bool
+) -> None:
+    backbone = getattr(model, "backbone", None)
+    inside = below(state, "backbone.")
+    if backbone is not None and _has_kernels(backbone, inside):
+        check_family(backbone, inside, path, remedy, force=force)
+
+
+def _has_kernels(backbone: nn.Module, state: dict[str, Any]) -> bool:
+    """Whether the kernels are a backbone's, whatever norms are between; else it is another network.
+
+    About that there is a sentence of its own.
+    """
+    shapes = {key: value.shape for key, value in backbone.state_dict().items() if value.ndim == 4}
+    found = sum(s.numel() for k, s in shapes.items() if getattr(state.get(k), "shape", 0) == s)
+    return found >= _LEAST_OF_BACKBONE * sum(shape.numel() for shape in shapes.values())
 
 
 def _check_coverage(module: nn.Module, state: dict[str, Any], path: str, least: float) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,12 +20,12 @@ YAML = "mask_rcnn_R_50_FPN_3x_gn_ws.yaml"
 def refuse(refusal, coco_set, tmp_path):
     """Run the tool on the tiny set; it must refuse and leave no output folder."""
 
-    def run(*arguments, config=DEMO, root=coco_set):
+    def run(*arguments, config=DEMO, root=coco_set, warnings=0):
         output = ("OUTPUT_DIR=" if str(config).endswith("yaml") else "train.output_dir=") + str(
             tmp_path / "out"
         )
         flags = ["--config-file", config, "--data-root", root, output, *arguments]
-        sentence = refusal(train_detectron2, *flags)
+        sentence = refusal(train_detectron2, *flags, warnings=warnings)
         assert not (tmp_path / "out").exists()
         return sentence
 
@@ -111,6 +113,23 @@ def test_weights_of_other_norms(refuse, tmp_path, coco_set):
     torch.save({"model": state}, tmp_path / "gn.pth")
     sentence = refuse(f"train.init_checkpoint={tmp_path}/gn.pth")
     assert "trained with GN without WS" in sentence and "train.init_checkpoint" in sentence
+    assert sentence.endswith("or go on with --force")
+    # forced, it warns, and the next fault is what stops it
+    for key in [key for key in state if "roi_heads" in key]:
+        del state[key]
+    torch.save({"model": state}, tmp_path / "gn.pth")
+    assert "of another model" in refuse(
+        "--force", "--eval-only", f"train.init_checkpoint={tmp_path}/gn.pth", warnings=1
+    )
+
+
+def test_pickled_weights_of_other_norms(refuse, tmp_path):
+    """Caffe2's names are matched to the model's later; its batch norms show in them."""
+    blobs = {"conv1_w": np.zeros((8, 3, 7, 7), np.float32), "res_conv1_bn_s": np.ones(8)}
+    (tmp_path / "R.pkl").write_bytes(pickle.dumps({"blobs": blobs}))
+    assert "are BN weights" in refuse(f"train.init_checkpoint={tmp_path}/R.pkl")
+    (tmp_path / "R.pkl").write_bytes(pickle.dumps(blobs)[:-9])
+    assert "truncated" in refuse(f"train.init_checkpoint={tmp_path}/R.pkl")
 
 
 def test_damaged_image_in_a_process_is_one_sentence(refusal, coco_set, tmp_path):

@@ -286,6 +286,37 @@ def test_backbone_of_another_norm_family(
     assert str(path) in sentence and words in sentence
 
 
+def test_ws_weights_for_a_plain_backbone(
+    refuse: Refusal,
+    tiny_config: Path,
+    coco_set: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The other way round. With --force it is a warning, and the next fault is what stops it."""
+    cfg = load_config(str(tiny_config)).model.backbone
+    state = MODELS.build(cfg).state_dict()
+    for key, kernel in state.items():
+        if kernel.ndim == 4:  # trained, as all filters share a pattern, and without means
+            filters = kernel.flatten(1)
+            filters += filters.std() * torch.randn(len(filters), 1) * torch.randn(1, len(filters.T))
+            filters -= filters.mean(1, keepdim=True)
+            state[key] = filters.reshape(kernel.shape)
+    torch.save(state, tmp_path / "ws.pth")
+    config = tmp_path / "plain.py"
+    config.write_text(
+        f"_base_ = {str(tiny_config)!r}\n"
+        "model = dict(backbone=dict(conv_cfg=None, init_cfg=dict(_delete_=True, type='Pretrained', "
+        f"checkpoint={str(tmp_path / 'ws.pth')!r})))"
+    )
+    sentence = refuse("--data-root", coco_set, config=config)
+    assert "ws.pth are raw kernels of WS" in sentence and sentence.endswith("go on with --force")
+    options = ["--force", "--cfg-options", "load_from=/nowhere/c.pth"]
+    with pytest.raises(InputError, match=r"no checkpoint at /nowhere/c\.pth"):
+        train.main([str(config), "--data-root", str(coco_set), *options])
+    assert "warning: the backbone weights in" in capsys.readouterr().err
+
+
 @pytest.fixture
 def backbone(tiny_config: Path) -> torch.nn.Module:
     """The tiny config's backbone, GN+WS."""

@@ -9,15 +9,17 @@ from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
 from ws_det import fit
-from ws_det.checkpoint import below
+from ws_det.checkpoint import below, load_checkpoint
 from ws_det.checks import check_gpus, check_writable
 from ws_det.detectron2.data import check_sets
 from ws_det.detectron2.recipe import Recipe
-from ws_det.detectron2.weights import loaded_model, local_file
+from ws_det.detectron2.weights import loaded_model, local_file, model_in
 from ws_det.errors import InputError, first_line
 
 
-def check(recipe: Recipe, processes: int, machines: int, *, resume: bool, test: bool) -> None:
+def check(
+    recipe: Recipe, processes: int, machines: int, *, resume: bool, test: bool, force: bool = False
+) -> None:
     """Check a recipe for a run.
 
     Args:
@@ -26,6 +28,7 @@ def check(recipe: Recipe, processes: int, machines: int, *, resume: bool, test: 
         machines: Their number.
         resume: Whether a run is to be taken up.
         test: Whether to evaluate alone.
+        force: Only warn of weights trained in another way.
 
     Raises:
         InputError: For the first fault found, cheap checks first.
@@ -43,9 +46,9 @@ def check(recipe: Recipe, processes: int, machines: int, *, resume: bool, test: 
         path = recipe.weights if test else last_checkpoint(recipe)
         if not path:
             raise InputError(f"there are no weights to evaluate: give {recipe.checkpoint_option}")
-        _check_weights(recipe, model, path, whole=True)
+        _check_weights(recipe, model, path, whole=True, force=force)
     elif recipe.weights:
-        _check_weights(recipe, model, recipe.weights, whole=False)
+        _check_weights(recipe, model, recipe.weights, whole=False, force=force)
 
 
 def has_checkpoint(recipe: Recipe) -> bool:
@@ -74,23 +77,28 @@ def _check_training(recipe: Recipe, processes: int) -> None:
         )
 
 
-def _check_weights(recipe: Recipe, model: nn.Module, reference: str, *, whole: bool) -> None:
+def _check_weights(
+    recipe: Recipe, model: nn.Module, reference: str, *, whole: bool, force: bool
+) -> None:
     path = local_file(reference)
-    if osp.splitext(path)[1] == ".pkl":
-        return  # names that Detectron2 matches by heuristics; no WS weights come in such files
-    state = loaded_model(path)["model"]
     remedy = (
         f"give weights trained with WS, or train from scratch with an empty "
         f"{recipe.checkpoint_option.split('=')[0].split()[0]}"
     )
+    if osp.splitext(path)[1] == ".pkl":
+        # Detectron2 matches their names to the model's by heuristics, and says which it misses.
+        state = model_in(load_checkpoint(path))["model"]
+        fit.check_family(model.backbone, state, reference, remedy, force=force)
+        return
+    state = loaded_model(path)["model"]
     bottom_up = "backbone.bottom_up."
     if whole:
-        fit.check_whole(model, state, reference, remedy)
+        fit.check_whole(model, state, reference, remedy, force=force)
     elif all(key.startswith(bottom_up) for key in state):
         backbone = model.backbone.bottom_up
-        fit.check_backbone(backbone, below(state, bottom_up), reference, remedy)
+        fit.check_backbone(backbone, below(state, bottom_up), reference, remedy, force=force)
     else:
-        fit.check_start(model, state, reference, remedy)
+        fit.check_start(model, state, reference, remedy, force=force)
 
 
 def _build(recipe: Recipe) -> nn.Module:

@@ -41,6 +41,7 @@ class Job(NamedTuple):
         show_dir: Folder for pictures of predictions beside truth.
         compiled: Compile the backbone with its FPN. The RoI heads depend on what is on an image
             and would break the graph again and again.
+        force: Only warn of weights trained with other norms, or with WS where the config has none.
     """
 
     config: str
@@ -50,6 +51,7 @@ class Job(NamedTuple):
     eval_only: bool = False
     show_dir: str | None = None
     compiled: bool = False
+    force: bool = False
 
 
 def run(
@@ -76,7 +78,7 @@ def run(
     """
     recipe = load_recipe(job.config, job.options, job.data_root)
     test = job.eval_only
-    preflight.check(recipe, processes, machines, resume=job.resume, test=test)
+    preflight.check(recipe, processes, machines, resume=job.resume, test=test, force=job.force)
     try:
         launch(_work, processes, machines, machine_rank, dist_url, args=(job,))
     except ProcessRaisedException as error:

@@ -23,13 +23,7 @@ class SafeCheckpointer(DetectionCheckpointer):
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         if filename.endswith(".pkl"):
-            loaded = load_checkpoint(filename)
-            if "model" in loaded and "__author__" in loaded:
-                return loaded
-            # Caffe2's and Detectron1's: their names are matched to ours by Detectron2
-            blobs = loaded.get("blobs", loaded)
-            model = {k: v for k, v in blobs.items() if not k.endswith("_momentum")}
-            return {"model": model, "__author__": "Caffe2", "matching_heuristics": True}
+            return model_in(load_checkpoint(filename))
         return loaded_model(filename)
 
 
@@ -50,6 +44,23 @@ def local_file(reference: str) -> str:
     if not Path(path).is_file():
         raise InputError(f"no checkpoint at {reference}: give the path of an existing file")
     return path
+
+
+def model_in(pickled: dict[str, Any]) -> dict[str, Any]:
+    """What a ``.pkl`` holds, in Detectron2's form.
+
+    Args:
+        pickled: Of Detectron2's model zoo, of Detectron1 or of Caffe2, whose names Detectron2
+            matches to its own.
+
+    Returns:
+        ``{"model": weights, "__author__": author, ...}``.
+    """
+    if "model" in pickled and "__author__" in pickled:
+        return {**pickled, "model": state_dict_of(pickled)}
+    blobs = state_dict_of({"model": pickled.get("blobs", pickled)})
+    model = {k: v for k, v in blobs.items() if not k.endswith("_momentum")}
+    return {"model": model, "__author__": "Caffe2", "matching_heuristics": True}
 
 
 def loaded_model(path: str) -> dict[str, Any]:

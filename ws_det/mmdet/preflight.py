@@ -25,8 +25,12 @@ _REMEDY = (
 )
 
 
-def check_training(cfg: Config) -> None:
+def check_training(cfg: Config, force: bool = False) -> None:
     """Check a complete config for training.
+
+    Args:
+        cfg: The config.
+        force: Only warn of weights trained in another way.
 
     Raises:
         InputError: For the first fault found, cheap checks first.
@@ -41,22 +45,23 @@ def check_training(cfg: Config) -> None:
     backbone_init = (cfg.model.get("backbone") or {}).get("init_cfg")
     for init in backbone_init if isinstance(backbone_init, list) else [backbone_init]:
         if init and init.get("type") == "Pretrained":
-            check_init(model.backbone, init)
+            check_init(model.backbone, init, force)
     checkpoint = cfg.get("load_from")
     if cfg.get("resume"):
         checkpoint = checkpoint or find_latest_checkpoint(cfg.work_dir)
         if checkpoint:
-            fit.check_whole(model, _weights(checkpoint), checkpoint, _REMEDY)
+            fit.check_whole(model, _weights(checkpoint), checkpoint, _REMEDY, force=force)
     elif checkpoint:
-        fit.check_start(model, _weights(checkpoint), checkpoint, _REMEDY)
+        fit.check_start(model, _weights(checkpoint), checkpoint, _REMEDY, force=force)
 
 
-def check_test(cfg: Config, written: Sequence[str] = ()) -> None:
+def check_test(cfg: Config, written: Sequence[str] = (), force: bool = False) -> None:
     """Check a complete config for testing ``cfg.load_from``.
 
     Args:
         cfg: The config.
         written: Other folders that the test will write to.
+        force: Only warn of weights trained in another way.
 
     Raises:
         InputError: For the first fault found.
@@ -65,11 +70,16 @@ def check_test(cfg: Config, written: Sequence[str] = ()) -> None:
         check_writable(path, "--work-dir, --out and --show-dir")
     state = _weights(cfg.load_from)  # first: a mistyped name must not wait for the data
     check_data(cfg, ("test",))
-    fit.check_whole(_build(cfg), state, cfg.load_from, _REMEDY)
+    fit.check_whole(_build(cfg), state, cfg.load_from, _REMEDY, force=force)
 
 
-def check_init(backbone: nn.Module, init: dict[str, Any]) -> None:
+def check_init(backbone: nn.Module, init: dict[str, Any], force: bool = False) -> None:
     """Check the weights that an ``init_cfg`` of type Pretrained names for a backbone.
+
+    Args:
+        backbone: The built backbone.
+        init: The ``init_cfg``.
+        force: Only warn of weights trained in another way.
 
     Raises:
         InputError: If they cannot be read, or do not fit the backbone.
@@ -77,7 +87,7 @@ def check_init(backbone: nn.Module, init: dict[str, Any]) -> None:
     state = _weights(init["checkpoint"])
     if init.get("prefix"):
         state = below(state, init["prefix"].rstrip(".") + ".")
-    fit.check_backbone(backbone, state, init["checkpoint"], _REMEDY)
+    fit.check_backbone(backbone, state, init["checkpoint"], _REMEDY, force=force)
 
 
 def _weights(reference: str) -> dict[str, Any]:

@@ -68,6 +68,7 @@ def train(
     launcher: str = "none",
     data_root: str | None = None,
     compiled: bool = False,
+    force: bool = False,
 ) -> dict[str, Any]:
     """Train a detector.
 
@@ -81,6 +82,7 @@ def train(
         launcher: One of ``launch.LAUNCHERS``.
         data_root: Folder of a COCO-format set.
         compiled: Compile backbone and neck, see ``CompileHook``.
+        force: Only warn of weights trained with other norms, or with WS where the config has none.
 
     Returns:
         The report of the last validation, as ``CocoReportHook.report``, and its ``work_dir``;
@@ -97,7 +99,7 @@ def train(
             if compiled:
                 cfg.custom_hooks.append(dict(type="CompileHook"))
             if launch.is_local_main():
-                preflight.check_training(cfg)
+                preflight.check_training(cfg, force)
         use_safe_loader()
         runner = AccumulatingRunner.from_cfg(cfg)
         with one_sentence():
@@ -114,6 +116,7 @@ def test(
     cfg_options: Mapping[str, Any] | None = None,
     launcher: str = "none",
     data_root: str | None = None,
+    force: bool = False,
 ) -> dict[str, Any]:
     """Evaluate a checkpoint on the config's test set.
 
@@ -127,6 +130,7 @@ def test(
         cfg_options: Values by dotted key.
         launcher: One of ``launch.LAUNCHERS``.
         data_root: Folder of a COCO-format set.
+        force: As in ``train``.
 
     Returns:
         The report, as ``CocoReportHook.report``, and its ``work_dir``; empty on every rank but
@@ -146,7 +150,7 @@ def test(
                 _show(cfg, show_dir)
             if launch.is_local_main():
                 folders = [out and str(Path(out).parent), show_dir]
-                preflight.check_test(cfg, [folder for folder in folders if folder])
+                preflight.check_test(cfg, [folder for folder in folders if folder], force)
         use_safe_loader()
         runner = AccumulatingRunner.from_cfg(cfg)
         if out:
