@@ -26,6 +26,20 @@ def table(report: Mapping[str, Any]) -> str:
     return "\n".join("".join(f"{cell:>7}" for cell in row) for row in rows)
 
 
+def class_table(classes: Mapping[str, Mapping[str, float]]) -> str:
+    """The AP of each class, a row each; -1 for a class without objects.
+
+    Args:
+        classes: AP by kind and name.
+    """
+    kinds = [kind for kind in KINDS if kind in classes]
+    names = list(classes[kinds[0]])
+    wide = max(len(name) for name in [*names, "AP"])
+    rows = [("AP", *(KINDS[kind] for kind in kinds))]
+    rows += [(name, *(f"{classes[kind][name]:.3f}" for kind in kinds)) for name in names]
+    return "\n".join(row[0].ljust(wide) + "".join(f"{c:>8}" for c in row[1:]) for row in rows)
+
+
 def closing_line(report: Mapping[str, Any]) -> str:
     """``box AP 0.512, mask AP 0.556 (50 images)``."""
     evaluated = [kind for kind in KINDS if kind in report]
@@ -33,8 +47,9 @@ def closing_line(report: Mapping[str, Any]) -> str:
     return f"{', '.join(parts)} ({report['images']} images)" if parts else "no COCO evaluation ran"
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: Any, indent: int | None = 2) -> None:
     """Write a whole file or none: beside, then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.part")
-    beside.write_text(json.dumps(content, indent=2) + "\n")
+    beside.write_text(json.dumps(content, indent=indent) + "\n")
     os.replace(beside, path)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ws_det.report import COLUMNS
 
@@ -70,6 +70,25 @@ def summarize(precision: np.ndarray, recall: np.ndarray) -> dict[str, float]:
 def class_aps(precision: np.ndarray, names: Sequence[str]) -> dict[str, float]:
     """AP of each class by its name."""
     return {name: _mean(precision[:, :, k, _ALL, _100]) for k, name in enumerate(names)}
+
+
+def as_report(results: Mapping[str, Result]) -> dict[str, Any]:
+    """The numbers as plain data, in the form of ``coco_metrics.json``.
+
+    Args:
+        results: By kind.
+
+    Returns:
+        ``{"bbox": {"AP": ..., ...}, "segm": {...}, "images": N, "backend": ...,
+        "classes": {"bbox": {name: AP}, ...}}``.
+    """
+    first = next(iter(results.values()))
+    return {
+        **{kind: result.stats for kind, result in results.items()},
+        "images": first.images,
+        "backend": first.backend,
+        "classes": {kind: result.per_class for kind, result in results.items()},
+    }
 
 
 def _mean(values: np.ndarray) -> float:

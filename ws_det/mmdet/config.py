@@ -13,6 +13,7 @@ from mmengine.config import Config
 from mmengine.utils import import_modules_from_strings
 
 from ws_det.errors import InputError
+from ws_det.evaluation.backends import choose
 from ws_det.mmdet.data import dicts_of, set_data_root
 from ws_det.mmdet.options import merge_options
 from ws_det.paths import config_path
@@ -70,6 +71,9 @@ def complete(cfg: Config, launcher: str) -> None:
     Args:
         cfg: The config, changed in place.
         launcher: As ``launch.process_group`` yields it.
+
+    Raises:
+        InputError: If the evaluation back end that it names is not there.
     """
     import_modules_from_strings(_MODULES)
     cfg.launcher = launcher
@@ -85,9 +89,10 @@ def complete(cfg: Config, launcher: str) -> None:
     for node in dicts_of(cfg._cfg_dict):
         if node.get("type") == "LoadImageFromFile" and not node.get("backend_args"):
             node["type"] = "LoadNamedImage"
-        elif node.get("type") == "CocoMetric" and node.get("ann_file"):
+        elif node.get("type") in ("CocoMetric", "CocoTwelveMetric") and node.get("ann_file"):
             if not node.get("format_only") and {*_as_list(node["metric"])} <= {"bbox", "segm"}:
                 node["type"] = "CocoTwelveMetric"
+                choose(node.get("backend", "auto"))  # or a run would end at its first evaluation
             if launcher != "none":
                 node["collect_device"] = "gpu"  # by collectives, whatever the device: "cpu" is by
                 # files in a folder that all machines would have to share

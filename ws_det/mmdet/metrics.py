@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
-from contextlib import redirect_stdout
-from pathlib import Path
-from tempfile import TemporaryDirectory
+import sys
 from typing import Any
 
-import numpy as np
-from mmdet.datasets.api_wrappers import COCO, COCOeval
 from mmdet.evaluation import CocoMetric
-from mmengine.fileio import load
+from mmengine.logging import MMLogger
 from mmengine.registry import METRICS
 
-# In the order of COCOeval.stats. The first six are the names that CocoMetric uses.
+from ws_det.evaluation import evaluate
+from ws_det.evaluation.detections import coco_results
+
+# In the order of ws_det.report.COLUMNS. The first six are the names that CocoMetric uses.
 STATS = (
     *("mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l"),
     *("AR_1", "AR_10", "AR_100", "AR_s", "AR_m", "AR_l"),
@@ -26,9 +23,26 @@ STATS = (
 class CocoTwelveMetric(CocoMetric):
     """CocoMetric with COCO's twelve numbers where it gives six, rounded to three digits.
 
-    Only the images that were predicted are counted, and a model that finds nothing gets zeros
-    where CocoMetric gives no numbers at all.
+    Only the images that were predicted are counted, each once however often a sampler repeats it,
+    and a model that finds nothing gets zeros where CocoMetric gives no numbers at all.
+
+    Args:
+        args: Of ``CocoMetric``.
+        backend: One of ``ws_det.evaluation.BACKENDS``, or ``"auto"`` for the fastest.
+        kwargs: Of ``CocoMetric``.
     """
+
+    def __init__(self, *args: Any, backend: str = "auto", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.backend = backend
+
+    def evaluate(self, size: int) -> dict[str, float]:
+        """Evaluate what all ranks collected.
+
+        MMEngine cuts the results of all ranks to the length of the set, taking for granted that
+        the repeated images come last. Here none is cut: they are told by their ids.
+        """
+        return super().evaluate(sys.maxsize)
 
     def compute_metrics(self, results: list[tuple[dict, dict]]) -> dict[str, float]:
         """Evaluate.
@@ -41,42 +55,20 @@ class CocoTwelveMetric(CocoMetric):
             where the set has no object of a size. With ``classwise``,
             ``{"bbox_<name>_mAP": ...}`` too.
         """
-        predictions = [prediction for _, prediction in results]
-        classes = self.dataset_meta["classes"]
-        self.cat_ids = self._coco_api.get_cat_ids(cat_names=classes)
-        image_ids = [prediction["img_id"] for prediction in predictions]
+        predictions = {prediction["img_id"]: prediction for _, prediction in results}
+        self.cat_ids = self._coco_api.get_cat_ids(cat_names=self.dataset_meta["classes"])
+        if self.outfile_prefix and predictions:
+            self.results2json(list(predictions.values()), self.outfile_prefix)
+        found: dict[str, list[dict[str, Any]]] = {kind: [] for kind in self.metrics}
+        for image, prediction in predictions.items():
+            for kind, detections in coco_results(image, prediction, self.cat_ids).items():
+                found.setdefault(kind, []).extend(detections)
+        truth = {**self._coco_api.dataset, "categories": self._coco_api.load_cats(self.cat_ids)}
+        say = MMLogger.get_current_instance().info
+        evaluated = evaluate(truth, found, self.metrics, self.backend, predictions, say)
         numbers: dict[str, float] = {}
-        # pycocotools prints; the report has a table.
-        with TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
-            files = self.results2json(predictions, str(Path(folder, "results")))
-            for kind in self.metrics:
-                found = _as_coco(self._coco_api, load(files[kind]), kind)
-                evaluation = COCOeval(self._coco_api, found, kind)
-                evaluation.params.catIds, evaluation.params.imgIds = self.cat_ids, image_ids
-                evaluation.evaluate()
-                evaluation.accumulate()
-                evaluation.summarize()
-                stats = evaluation.stats.tolist()
-                numbers |= {f"{kind}_{name}": value for name, value in zip(STATS, stats)}
-                if self.classwise:
-                    numbers |= _per_class(evaluation, kind, classes)
+        for kind, result in evaluated.items():
+            numbers |= {f"{kind}_{s}": v for s, v in zip(STATS, result.stats.values())}
+            if self.classwise:
+                numbers |= {f"{kind}_{n}_mAP": ap for n, ap in result.per_class.items()}
         return numbers
-
-
-def _as_coco(truth: COCO, found: list[dict[str, Any]], kind: str) -> COCO:
-    if kind == "segm":
-        for result in found:
-            del result["bbox"]  # else sizes are judged by the box's area
-    if found:
-        return truth.loadRes(found)
-    nothing = COCO()  # loadRes looks at the first result to know its kind
-    nothing.dataset = {**truth.dataset, "annotations": []}
-    nothing.createIndex()
-    return nothing
-
-
-def _per_class(evaluated: COCOeval, kind: str, classes: Sequence[str]) -> dict[str, float]:
-    # precision: IoU thresholds, recalls, classes, sizes, detections; -1 where there is no truth
-    precision = np.ma.masked_less(evaluated.eval["precision"][:, :, :, 0, -1], 0)
-    values = precision.mean((0, 1)).filled(-1.0).tolist()
-    return {f"{kind}_{name}_mAP": value for name, value in zip(classes, values)}

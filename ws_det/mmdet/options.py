@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from typing import Any
 
 import mmdet.registry
+from mmdet.evaluation import CocoMetric
 from mmdet.utils import register_all_modules
 from mmengine.config import Config, DictAction
 from mmengine.registry import Registry
@@ -17,6 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ws_det.errors import InputError
+from ws_det.mmdet.metrics import CocoTwelveMetric
 
 # Settings that MMEngine reads from a config although no constructor names them.
 _TOP_LEVEL = {
@@ -109,6 +111,8 @@ def _read_by(node: Any, path: str) -> set[str] | None:
         return _DATALOADER
     built = _class_of(node.get("type"))
     names: set[str] = {"type", *_EVERYWHERE}
+    if built is CocoMetric:
+        built = CocoTwelveMetric  # which config.complete makes of it
     if not inspect.isclass(built):
         return None
     for cls in built.__mro__:

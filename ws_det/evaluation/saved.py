@@ -1,0 +1,121 @@
+"""Predictions as MMDetection and Detectron2 save them, read without running code from them."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ws_det.errors import InputError, first_line
+from ws_det.evaluation.detections import coco_results
+from ws_det.evaluation.inputs import read_truth
+
+
+def read_saved(path: str | Path, annotations: str | Path) -> Path | dict[str, list[dict[str, Any]]]:
+    """COCO results from what a framework saved.
+
+    Args:
+        path: A ``.json`` of COCO results, which is left to ``evaluate``; a ``.pkl`` written by
+            MMDetection's ``--out``; or the ``instances_predictions.pth`` of Detectron2.
+        annotations: Their annotation file, which has the category ids of the labels.
+
+    Returns:
+        The path of the results, or they by kind, an image that is there twice once.
+
+    Raises:
+        InputError: If the file is missing, damaged, or holds anything else.
+    """
+    path = Path(path)
+    readers = {".pkl": _mmdet, ".pickle": _mmdet, ".pth": _detectron2}
+    if path.suffix == ".json":
+        return path
+    if path.suffix not in readers:
+        raise InputError(
+            f"the predictions {path} end in none of .json, .pkl and .pth: give what MMDetection or "
+            f"Detectron2 wrote"
+        )
+    if not path.is_file():
+        raise InputError(f"the predictions {path} do not exist: give the path of an existing file")
+    categories = [category["id"] for category in read_truth(annotations)["categories"]]
+    try:
+        return readers[path.suffix](path, categories)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"the predictions {path} hold more than detections ({first_line(error)[:100]}): give "
+            f"COCO results in JSON"
+        ) from None
+    except IndexError:
+        raise InputError(
+            f"the predictions {path} have more classes than the {len(categories)} of "
+            f"{annotations}: give the annotation file that they were made for"
+        ) from None
+    except Exception as error:  # damaged bytes make a reader raise anything
+        raise InputError(
+            f"the predictions {path} are truncated or no detections "
+            f"({type(error).__name__}: {first_line(error)[:100]}): write them again"
+        ) from None
+
+
+def _mmdet(path: Path, categories: Sequence[Any]) -> dict[str, list[dict[str, Any]]]:
+    """A list of images; labels are in the order of the annotation file."""
+    images = {image["img_id"]: image["pred_instances"] for image in _Detections.read(path)}
+    return _together(coco_results(i, found, categories) for i, found in images.items())
+
+
+def _detectron2(path: Path, categories: Sequence[Any]) -> dict[str, list[dict[str, Any]]]:
+    """A list of images; labels are in the order of the category ids."""
+    saved = _load(path)
+    images = {image["image_id"]: image["instances"] for image in saved}
+    ids = sorted(categories)
+    found = [
+        {**detection, "category_id": ids[detection["category_id"]]}
+        for detections in images.values()
+        for detection in detections
+    ]
+    masks = any("segmentation" in detection for detection in found)
+    return dict.fromkeys(("bbox", "segm") if masks else ("bbox",), found)
+
+
+def _together(images: Any) -> dict[str, list[dict[str, Any]]]:
+    together: dict[str, list[dict[str, Any]]] = {"bbox": []}
+    for by_kind in images:
+        for kind, found in by_kind.items():
+            together.setdefault(kind, []).extend(found)
+    return together
+
+
+class _Detections(pickle.Unpickler):
+    """Makes tensors and plain data, and nothing else."""
+
+    @classmethod
+    def read(cls, path: Path) -> Any:
+        return cls(io.BytesIO(path.read_bytes())).load()
+
+    def find_class(self, module: str, name: str) -> Any:
+        """What a pickle may call."""
+        if (module, name) not in _CALLABLES:
+            raise pickle.UnpicklingError(f"it needs {module}.{name}")
+        return _CALLABLES[module, name]
+
+
+def _load(file: Any) -> Any:
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:  # at length, and how to load it unsafely
+        raise pickle.UnpicklingError("more than tensors and plain data") from None
+
+
+_CALLABLES = {
+    ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
+    # torch's own function of this name loads any pickle
+    ("torch.storage", "_load_from_bytes"): lambda raw: _load(io.BytesIO(raw)),
+    ("collections", "OrderedDict"): OrderedDict,
+    # how protocol 2, which MMEngine writes, has bytes, and empty ones
+    ("_codecs", "encode"): lambda text, _: text.encode("latin1"),
+    ("__builtin__", "bytes"): lambda: b"",
+}
