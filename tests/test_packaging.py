@@ -71,6 +71,7 @@ def test_wheel_leaves_no_file_out(wheel: Path) -> None:
     }
     tree |= {f"ws_det/{p.relative_to(REPO)}" for p in REPO.glob("tools/*.py")}
     tree |= {str(p.relative_to(REPO)) for p in REPO.glob("ws_det/**/*.py")}
+    tree |= {str(p.relative_to(REPO)) for p in REPO.glob("ws_det/evaluation/page/*")}
     assert packed == tree | {"ws_det/py.typed"}
 
 

@@ -1,0 +1,145 @@
+"""The pictures of the report page: images as JPEG, boxes and outlines as numbers to draw."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ws_det.errors import InputError
+from ws_det.evaluation.report_choice import Kept
+from ws_det.evaluation.report_errors import CORRECT, TYPES
+
+SIDE = 560  # pixels of the longer side of a picture
+_GRID = 240  # of the mask that an outline is drawn from
+_QUALITY = 80
+
+
+def picture(
+    truth: Mapping[str, Any],
+    image: Mapping[str, Any],
+    folder: Path,
+    runs: Sequence[Kept],
+) -> dict[str, Any]:
+    """One image with what is on it and what each run found.
+
+    Args:
+        truth: The content of an annotation file.
+        image: Its entry in there.
+        folder: Of the images.
+        runs: One or two.
+
+    Returns:
+        ``file``, ``width``, ``height``, ``uri`` and lists of things, ``truth`` and ``runs``; boxes
+        and outlines are in the pixels of the picture.
+
+    Raises:
+        InputError: If the image cannot be read.
+    """
+    uri, size, full = _jpeg(folder / image["file_name"])
+    full = (image.get("width") or full[0], image.get("height") or full[1])
+    labels = {key: at for at, key in enumerate(sorted({c["id"] for c in truth["categories"]}))}
+
+    def drawn(thing: Mapping[str, Any], **facts: Any) -> dict[str, Any]:
+        return {"label": labels[thing["category_id"]], **_shape(thing, full, size), **facts}
+
+    objects = [
+        drawn(thing, found=_found_by(index, runs), crowd=bool(thing.get("iscrowd", 0)))
+        for index, thing in enumerate(truth["annotations"])
+        if thing["image_id"] == image["id"]
+    ]
+    detections = [
+        [
+            drawn(
+                run.predictions[index],
+                score=round(float(score), 3),
+                outcome="correct" if outcome == CORRECT else TYPES[outcome],
+            )
+            for index, score, outcome in zip(
+                run.found.detections, run.found.score, run.found.outcome
+            )
+            if score >= run.threshold and run.predictions[index]["image_id"] == image["id"]
+        ]
+        for run in runs
+    ]
+    return {
+        "file": image["file_name"],
+        **{"width": size[0], "height": size[1], "uri": uri},
+        **{"truth": _large_first(objects), "runs": [_large_first(found) for found in detections]},
+    }
+
+
+def _shape(
+    thing: Mapping[str, Any], full: tuple[int, int], size: tuple[int, int]
+) -> dict[str, Any]:
+    """The box of a thing, x y width height, and its outline, if it has a mask."""
+    from ws_det.pictures import decode_mask
+
+    shape: dict[str, Any] = {}
+    mask = None
+    if thing.get("segmentation"):
+        mask = decode_mask(thing["segmentation"], full[::-1])
+        shape["outline"] = _outline(mask, size)
+    box = np.array(thing.get("bbox") or _box_of(mask), float)
+    shape["box"] = (box * np.tile(np.divide(size, full), 2)).round(1).tolist()
+    return shape
+
+
+def _box_of(mask: np.ndarray) -> list[float]:
+    from pycocotools import mask as coco_mask
+
+    return coco_mask.toBbox(coco_mask.encode(np.asfortranarray(mask, np.uint8))).tolist()
+
+
+def _outline(mask: np.ndarray, size: tuple[int, int]) -> str:
+    """An SVG path round a mask, smooth, on the scale of the picture."""
+    from contourpy import contour_generator
+    from PIL import Image
+
+    shrink = _GRID / max(size)
+    grid = [max(2, round(side * shrink)) for side in size]
+    small = Image.fromarray(mask.astype(np.uint8) * 255).resize(grid, Image.Resampling.BOX)
+    padded = np.pad(np.asarray(small, float), 1)  # closes outlines at the edge
+    scale = np.divide(size, grid)
+    parts = []
+    for line in contour_generator(z=padded).lines(127.5):
+        points = ((line - 0.5) * scale).clip(0, size).round(1)
+        parts.append("M" + "L".join(f"{x:g} {y:g}" for x, y in points) + "Z")
+    return "".join(parts)
+
+
+def _jpeg(path: Path) -> tuple[str, tuple[int, int], tuple[int, int]]:
+    """A small JPEG as a data URI, its size, and that of the image."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            small = image.convert("RGB")
+    except OSError as error:
+        raise InputError(
+            f"the image {path} cannot be read ({error}): give the folder of the images with "
+            f"--images, or leave it out for a page without pictures"
+        ) from None
+    small.thumbnail((SIDE, SIDE))
+    content = io.BytesIO()
+    small.save(content, "JPEG", quality=_QUALITY, optimize=True)
+    coded = base64.b64encode(content.getvalue()).decode()
+    return f"data:image/jpeg;base64,{coded}", small.size, image.size
+
+
+def _found_by(index: int, runs: Sequence[Kept]) -> list[bool]:
+    """Whether each run has a match for an object, among the detections that count."""
+    found_by = []
+    for _, found, threshold in runs:
+        correct = (found.outcome == CORRECT) & (found.score >= threshold)
+        found_by.append(index in found.objects[found.target[correct]])
+    return found_by
+
+
+def _large_first(things: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """So that small things are drawn on top."""
+    return sorted(things, key=lambda thing: -thing["box"][2] * thing["box"][3])
