@@ -77,7 +77,7 @@ def plan_conversion(
         One :class:`Change` for each convolution and, with ``swap_norms``, for each batch norm;
         ``print(*plan, sep="\n")`` is a readable table.
     """
-    followed_by = _followed_by_norm(module)
+    followed_by = dict(norm_pairs(module))
     inner = {norm.bn for norm in module.modules() if isinstance(norm, norms.BatchChannelNorm2d)}
     plan = []
     for name, child in module.named_modules():
@@ -175,14 +175,15 @@ def _judge(conv: nn.Module, norm: nn.Module | None) -> tuple[str, str]:
     return "convert", f"{type(norm).__name__} follows it"
 
 
-def _followed_by_norm(module: nn.Module) -> dict[nn.Module, nn.Module]:
-    followed_by = {}
+def norm_pairs(module: nn.Module) -> list[tuple[nn.Module, nn.Module]]:
+    """Every convolution of a model with each norm that is known to follow it."""
+    found = []
     for parent in module.modules():
         answers = (pairing(parent) for pairing in (*_pairings, _pair_by_order))
         pairs = next(answer for answer in answers if answer is not None)
         for conv, norm in pairs.items():
-            followed_by[parent.get_submodule(conv)] = parent.get_submodule(norm)
-    return followed_by
+            found.append((parent.get_submodule(conv), parent.get_submodule(norm)))
+    return found
 
 
 def _pair_by_order(parent: nn.Module) -> dict[str, str]:
