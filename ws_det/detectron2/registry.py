@@ -53,6 +53,8 @@ def add_ws_config(cfg: CfgNode) -> None:
     cfg.MODEL.WS.MOMENTUM = 0.1
     # Key of ws_det.FORMULAS.
     cfg.MODEL.WS.FORMULA = "ws"
+    # Start from weights without WS: kernels keep their mean and deviation as constants.
+    cfg.MODEL.WS.ADAPTIVE = False
     # Forward and backward passes in an iteration, whose mean gradient makes one optimizer step.
     cfg.SOLVER.ACCUMULATION_STEPS = 1
 
@@ -64,7 +66,7 @@ def build_ws_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     makes the output explode with others. Deformable convolutions stay as they are.
     """
     backbone = build_resnet_backbone(_with_norms(cfg, "RESNETS"), input_shape)
-    return convert.convert_to_ws(backbone, formula=cfg.MODEL.WS.FORMULA)
+    return convert.convert_to_ws(backbone, **_options(cfg))
 
 
 def build_ws_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
@@ -73,28 +75,30 @@ def build_ws_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbo
     Without a norm in the FPN, which is Detectron2's default, the FPN stays as it is.
     """
     backbone = build_resnet_fpn_backbone(_with_norms(cfg, "RESNETS", "FPN"), input_shape)
-    return convert.convert_to_ws(backbone, formula=cfg.MODEL.WS.FORMULA)
+    return convert.convert_to_ws(backbone, **_options(cfg))
 
 
 def build_ws_retinanet_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     """As :func:`build_ws_resnet_fpn_backbone`, with P6 and P7 for RetinaNet."""
     backbone = build_retinanet_resnet_fpn_backbone(_with_norms(cfg, "RESNETS", "FPN"), input_shape)
-    return convert.convert_to_ws(backbone, formula=cfg.MODEL.WS.FORMULA)
+    return convert.convert_to_ws(backbone, **_options(cfg))
 
 
 class WSFastRCNNConvFCHead(FastRCNNConvFCHead):
     """Detectron2's box head with WS convolutions, norm from ``ROI_BOX_HEAD.NORM``."""
 
     @configurable
-    def __init__(self, input_shape: ShapeSpec, *, formula: str = "ws", **kwargs: Any) -> None:
+    def __init__(
+        self, input_shape: ShapeSpec, *, formula: str = "ws", adaptive: bool = False, **kwargs: Any
+    ) -> None:
         super().__init__(input_shape, **kwargs)
-        convert.convert_to_ws(self, formula=formula)
+        convert.convert_to_ws(self, formula=formula, adaptive=adaptive)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
         """The arguments of ``__init__``."""
         options = super().from_config(_with_norms(cfg, "ROI_BOX_HEAD"), input_shape)
-        return options | {"formula": cfg.MODEL.WS.FORMULA}
+        return options | _options(cfg)
 
 
 class WSMaskRCNNConvUpsampleHead(MaskRCNNConvUpsampleHead):
@@ -104,15 +108,17 @@ class WSMaskRCNNConvUpsampleHead(MaskRCNNConvUpsampleHead):
     """
 
     @configurable
-    def __init__(self, input_shape: ShapeSpec, *, formula: str = "ws", **kwargs: Any) -> None:
+    def __init__(
+        self, input_shape: ShapeSpec, *, formula: str = "ws", adaptive: bool = False, **kwargs: Any
+    ) -> None:
         super().__init__(input_shape, **kwargs)
-        convert.convert_to_ws(self, formula=formula)
+        convert.convert_to_ws(self, formula=formula, adaptive=adaptive)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
         """The arguments of ``__init__``."""
         options = super().from_config(_with_norms(cfg, "ROI_MASK_HEAD"), input_shape)
-        return options | {"formula": cfg.MODEL.WS.FORMULA}
+        return options | _options(cfg)
 
 
 class WSRetinaNet(RetinaNet):
@@ -123,14 +129,17 @@ class WSRetinaNet(RetinaNet):
     """
 
     @configurable
-    def __init__(self, *, head: nn.Module, formula: str = "ws", **kwargs: Any) -> None:
-        super().__init__(head=convert.convert_to_ws(head, formula=formula), **kwargs)
+    def __init__(
+        self, *, head: nn.Module, formula: str = "ws", adaptive: bool = False, **kwargs: Any
+    ) -> None:
+        head = convert.convert_to_ws(head, formula=formula, adaptive=adaptive)
+        super().__init__(head=head, **kwargs)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """The arguments of ``__init__``."""
         options = super().from_config(_with_norms(cfg, "RETINANET"))
-        return options | {"formula": cfg.MODEL.WS.FORMULA}
+        return options | _options(cfg)
 
 
 PARTS = {
@@ -183,6 +192,10 @@ def pair_cycle_norms(parent: nn.Module) -> dict[str, str] | None:
         for (name, conv), (next_name, norm) in pairwise(children)
         if isinstance(conv, nn.Conv2d) and isinstance(norm, CycleBatchNormList)
     }
+
+
+def _options(cfg: CfgNode) -> dict[str, Any]:
+    return {"formula": cfg.MODEL.WS.FORMULA, "adaptive": cfg.MODEL.WS.ADAPTIVE}
 
 
 def _with_norms(cfg: CfgNode, *nodes: str) -> CfgNode:
