@@ -25,7 +25,7 @@ class Backend(NamedTuple):
     Attributes:
         module: What is imported.
         oldest: The oldest version whose numbers were compared with the reference's.
-        run: Truth and predictions as ``inputs`` numbers them and a kind, to the arrays of
+        run: Truth and predictions as ``numbering`` gives them and a kind, to the arrays of
             precision and recall.
     """
 

@@ -9,13 +9,8 @@ from typing import Any
 from ws_det.errors import InputError
 from ws_det.evaluation.backends import BACKENDS, Arrays, choose
 from ws_det.evaluation.files import evaluate_files
-from ws_det.evaluation.inputs import (
-    FIELDS,
-    number_predictions,
-    number_truth,
-    read_predictions,
-    read_truth,
-)
+from ws_det.evaluation.inputs import read_predictions, read_truth
+from ws_det.evaluation.numbering import FIELDS, number_predictions, number_truth
 from ws_det.evaluation.progress import Progress
 from ws_det.evaluation.result import Result, class_aps, summarize
 from ws_det.report import KINDS

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from ws_det.evaluation.backends import Arrays, hotcoco_arrays
-from ws_det.evaluation.inputs import unique_names
+from ws_det.evaluation.numbering import unique_names
 
 _EVERY = [-math.inf, math.inf]
 
@@ -24,7 +24,7 @@ def evaluate_files(truth: str, predictions: str, kind: str) -> tuple[Arrays, lis
 
     Returns:
         The arrays, the class names and the number of images. None if anything about the files is
-        out of the ordinary: ``inputs`` then finds out what, and whether it matters.
+        out of the ordinary: ``numbering`` then finds out what, and whether it matters.
     """
     from hotcoco import COCO
 

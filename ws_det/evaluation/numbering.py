@@ -1,0 +1,201 @@
+"""Truth and predictions in one form for all back ends, checked once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ws_det.errors import InputError
+
+FIELDS = {"bbox": "bbox", "segm": "segmentation"}  # what a kind is evaluated by
+_FORMAT = "it must be in COCO's format"
+_OTHER_SET = "give the annotation file that the predictions were made for"
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Annotations whose ids are numbers from 1, in the order in which pycocotools takes them.
+
+    The order decides between equal scores and between equal overlaps, so the numbers keep it,
+    whatever the ids are: texts, fractions, the same one twice, or 0, which pycocotools takes for
+    "not found".
+
+    Attributes:
+        content: ``images``, ``categories`` and ``annotations``, with what the kind needs.
+        images: Number of each image by its id; None where it is not evaluated.
+        sizes: Height and width of each image by its number.
+        categories: Number of each category by its id.
+        names: Of the categories, in the order of their numbers.
+    """
+
+    content: dict[str, Any]
+    images: dict[Any, int | None]
+    sizes: dict[int, list[int]]
+    categories: dict[Any, int]
+    names: list[str]
+
+
+def number_truth(
+    content: Mapping[str, Any], kind: str, image_ids: Collection[Any] | None = None
+) -> Truth:
+    """Number images and categories in the order of their ids, annotations in that of the file.
+
+    Args:
+        content: COCO annotations.
+        kind: ``"bbox"`` or ``"segm"``.
+        image_ids: Those to evaluate, else all.
+
+    Raises:
+        InputError: If an annotation lacks what its kind needs, or ids cannot be ordered.
+    """
+    chosen = None if image_ids is None else set(image_ids)
+    images = _by_id(content["images"], "images")
+    categories = _by_id(content["categories"], "categories")
+    numbers: dict[Any, int | None] = dict.fromkeys(images)
+    evaluated = [i for i in images if chosen is None or i in chosen]
+    numbers.update({image: number for number, image in enumerate(evaluated, 1)})
+    classes = {category: number for number, category in enumerate(categories, 1)}
+    sizes = {}
+    for image in evaluated:
+        sizes[numbers[image]] = [images[image].get("height", 0), images[image].get("width", 0)]
+        if kind == "segm" and not all(sizes[numbers[image]]):
+            raise InputError(f"the image {image} of the annotations has no size: {_FORMAT}")
+    field = FIELDS[kind]
+    annotations = []
+    for annotation in content.get("annotations", ()):
+        image = numbers.get(annotation.get("image_id"))
+        category = classes.get(annotation.get("category_id"))
+        if image is None or category is None:
+            continue
+        _check_annotation(annotation, kind)
+        annotations.append(
+            {
+                "id": len(annotations) + 1,
+                "image_id": image,
+                "category_id": category,
+                field: annotation[field],
+                "area": annotation["area"],
+                "iscrowd": int(bool(annotation.get("iscrowd", 0))),
+            }
+        )
+    return Truth(
+        {
+            "images": [{"id": n, "height": h, "width": w} for n, (h, w) in sizes.items()],
+            "categories": [{"id": n, "name": str(n)} for n in classes.values()],
+            "annotations": annotations,
+        },
+        numbers,
+        sizes,
+        classes,
+        unique_names({i: c["name"] for i, c in categories.items()}),
+    )
+
+
+def number_predictions(
+    found: Sequence[Mapping[str, Any]], truth: Truth, kind: str
+) -> list[dict[str, Any]]:
+    """Give predictions the numbers of their truth.
+
+    Args:
+        found: COCO results.
+        truth: What they are compared with.
+        kind: ``"bbox"`` or ``"segm"``. Masks come without boxes, so that their own area counts.
+
+    Raises:
+        InputError: If one is of an unknown image or category, or has no finite score and no
+            finite box or compressed mask of its image's size.
+    """
+    numbered = []
+    for place, entry in enumerate(found, 1):
+        image, category, score = (entry.get(k) for k in ("image_id", "category_id", "score"))
+        try:
+            number = truth.images[image]
+            if number is None:
+                continue
+            prediction = {"image_id": number, "category_id": truth.categories[category]}
+        except (KeyError, TypeError):
+            raise InputError(
+                f"the prediction {place} is of the image {image} and the category {category}, "
+                f"which the annotations do not both have: {_OTHER_SET}"
+            ) from None
+        if not _finite(score):
+            raise InputError(
+                f"the prediction {place}, of the image {image}, has the score {score}: find out "
+                f"why the detector gives no number"
+            )
+        prediction["score"] = float(score)
+        if kind == "bbox":
+            box = entry.get("bbox")
+            try:
+                fits = len(box) == 4 and _finite(sum(box))
+            except TypeError:
+                fits = False
+            if not fits:
+                raise InputError(
+                    f"the prediction {place}, of the image {image}, has the box {box}, not four "
+                    f"numbers x, y, width and height: leave --kinds bbox out, or write it again"
+                )
+            prediction["bbox"] = [float(value) for value in box]
+        else:
+            prediction["segmentation"] = _mask(entry, place)
+        numbered.append(prediction)
+    return numbered
+
+
+def unique_names(names: Mapping[Any, str]) -> list[str]:
+    """The names of categories by id, with the id in a name that two have."""
+    all_names = list(names.values())
+    return [f"{n} ({i})" if all_names.count(n) > 1 else str(n) for i, n in names.items()]
+
+
+def _by_id(entries: Sequence[Mapping[str, Any]], what: str) -> dict[Any, Mapping[str, Any]]:
+    try:
+        by_id = {entry["id"]: entry for entry in entries}
+        return {key: by_id[key] for key in sorted(by_id)}
+    except (KeyError, TypeError):
+        raise InputError(
+            f"the {what} of the annotations have no ids of one type: {_FORMAT}"
+        ) from None
+
+
+def _check_annotation(annotation: Mapping[str, Any], kind: str) -> None:
+    name, field = f"the annotation {annotation.get('id')}", FIELDS[kind]
+    for key in (field, "area"):
+        if not annotation.get(key) and annotation.get(key) != 0:
+            raise InputError(f"{name} has no {key!r}: {_FORMAT}")
+    if not _whole(annotation[field], kind):
+        raise InputError(
+            f"{name} has no whole {field!r}, which is four numbers for a box, RLE or polygons of "
+            f"three corners for a mask: {_FORMAT}"
+        )
+
+
+def _whole(shape: Any, kind: str) -> bool:
+    if kind == "segm" and isinstance(shape, Mapping):
+        return "counts" in shape and "size" in shape
+    if not isinstance(shape, (list, tuple)):
+        return False
+    return len(shape) == 4 if kind == "bbox" else all(len(polygon) >= 6 for polygon in shape)
+
+
+def _finite(value: Any) -> bool:
+    try:
+        return math.isfinite(value)
+    except TypeError:
+        return False
+
+
+def _mask(entry: Mapping[str, Any], place: int) -> dict[str, Any]:
+    mask = entry.get("segmentation")
+    counts = mask.get("counts") if isinstance(mask, Mapping) else None
+    if not isinstance(counts, (str, bytes)):
+        raise InputError(
+            f"the prediction {place} has no mask in compressed RLE: leave --kinds segm out, or "
+            f"encode it with pycocotools.mask"
+        )
+    return {
+        "size": list(mask.get("size", ())),
+        "counts": counts.decode() if isinstance(counts, bytes) else counts,
+    }
