@@ -1,7 +1,10 @@
-"""Where the supplied configs are, in a checkout and in an installed wheel."""
+"""Where configs are, in a checkout and in an installed wheel, and which framework's they are."""
 
 from __future__ import annotations
 
+import ast
+import os.path as osp
+import re
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -34,3 +37,53 @@ def config_path(name: str) -> str:
     stems = sorted({path.stem for path in configs.values()})
     near = get_close_matches(name, stems, n=3, cutoff=0.3) or stems
     raise InputError(f"no supplied config is called {name!r}; did you mean {', '.join(near)}?")
+
+
+def find_config(name: str) -> str:
+    """The path of a config file, or of a supplied config.
+
+    Raises:
+        InputError: If there is none.
+    """
+    path = name if osp.isfile(name) or osp.dirname(name) else config_path(name)
+    if not osp.isfile(path):
+        raise InputError(f"there is no config {path}: give a file, or a supplied config's name")
+    return path
+
+
+def framework_of(path: str) -> str:
+    """Tell whose config a file is.
+
+    MMEngine's have ``_base_`` or a ``model`` that is a plain dict; Detectron2's are a yaml with
+    nodes in capitals, or build ``model`` of calls.
+
+    Args:
+        path: Of a config.
+
+    Returns:
+        ``"mmdet"`` or ``"detectron2"``, the name of the adapter.
+
+    Raises:
+        InputError: If it is no Python.
+    """
+    text = Path(path).read_text()
+    if not path.endswith(".py"):
+        plain = re.search(r"""^["']?(model|_base_)["']?:""", text.lstrip("{ \n"), re.MULTILINE)
+        return "mmdet" if plain and "_target_" not in text else "detectron2"
+    try:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError) as error:
+        raise InputError(f"the config {path} is no Python ({error}): correct it") from None
+    roots, dicts = set(), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and not node.level:
+            roots.add((node.module or "").partition(".")[0])
+        elif isinstance(node, ast.Import):
+            roots.update(alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.Assign):
+            call = isinstance(node.value, ast.Call) and ast.unparse(node.value.func) == "dict"
+            if call or isinstance(node.value, (ast.Dict, ast.List, ast.Constant)):
+                dicts.update(ast.unparse(target) for target in node.targets)
+    if roots & {"mmengine", "mmcv", "mmdet"} or dicts & {"_base_", "model", "default_scope"}:
+        return "mmdet"
+    return "detectron2"

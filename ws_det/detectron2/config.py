@@ -18,23 +18,11 @@ from ws_det.detectron2.data import category_names, register_set
 from ws_det.detectron2.recipe import LazyRecipe, Recipe, YamlRecipe
 from ws_det.detectron2.registry import add_ws_config
 from ws_det.errors import InputError, first_line
-from ws_det.paths import config_path
+from ws_det.paths import find_config
 
 _NEEDED = ("model", "dataloader.train", "dataloader.test", "optimizer", "lr_multiplier", "train")
 # What is read from `train` although no config of Detectron2's has it.
 _TRAIN = {"seed", "accumulation_steps", "clip_grad", "cudnn_benchmark", "float32_precision"}
-
-
-def find_config(name: str) -> str:
-    """The path of a config file, or of a supplied config.
-
-    Raises:
-        InputError: If there is none.
-    """
-    path = name if osp.isfile(name) or osp.dirname(name) else config_path(name)
-    if not osp.isfile(path):
-        raise InputError(f"there is no config {path}: give a file, or a supplied config's name")
-    return path
 
 
 def load_recipe(name: str, options: Sequence[str] = (), data_root: str | None = None) -> Recipe:

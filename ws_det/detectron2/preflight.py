@@ -41,7 +41,7 @@ def check(
         _check_training(recipe, processes * machines)
     sets = recipe.test_sets if test else [*recipe.train_sets, *recipe.test_sets]
     check_sets(sets, recipe.num_classes())
-    model = _build(recipe)
+    model = build_model(recipe)
     if test or (resume and has_checkpoint(recipe)):
         path = recipe.weights if test else last_checkpoint(recipe)
         if not path:
@@ -101,7 +101,12 @@ def _check_weights(
         fit.check_start(model, state, reference, remedy, force=force)
 
 
-def _build(recipe: Recipe) -> nn.Module:
+def build_model(recipe: Recipe) -> nn.Module:
+    """The model of a recipe, on the CPU and without its weights.
+
+    Raises:
+        InputError: If it cannot be built.
+    """
     try:
         return recipe.build_model()
     except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:

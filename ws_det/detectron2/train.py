@@ -16,7 +16,7 @@ from torch import nn
 from torch.multiprocessing.spawn import ProcessRaisedException
 
 from ws_det.detectron2 import preflight
-from ws_det.detectron2.config import find_config, load_recipe
+from ws_det.detectron2.config import load_recipe
 from ws_det.detectron2.curves import CurvesHook
 from ws_det.detectron2.evaluator import CocoTwelveEvaluator, PicturesEvaluator
 from ws_det.detectron2.hooks import SyncEstBNHook
@@ -24,6 +24,7 @@ from ws_det.detectron2.recipe import Recipe, dataset_dicts
 from ws_det.detectron2.trainer import AccumulatingTrainer
 from ws_det.detectron2.weights import SafeCheckpointer
 from ws_det.errors import InputError
+from ws_det.paths import find_config
 from ws_det.report import closing_line, write_json
 
 _log = logging.getLogger("detectron2")

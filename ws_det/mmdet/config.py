@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os.path as osp
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +15,7 @@ from ws_det.errors import InputError
 from ws_det.evaluation.backends import choose
 from ws_det.mmdet.data import dicts_of, set_data_root
 from ws_det.mmdet.options import merge_options
-from ws_det.paths import config_path
+from ws_det.paths import find_config
 
 # Where the parts live that `complete` adds; a config dumped to the work dir imports them again.
 _MODULES = ["ws_det.mmdet", "ws_det.mmdet.images", "ws_det.mmdet.report"]
@@ -42,9 +41,7 @@ def load_config(
     Raises:
         InputError: If the config is missing or broken, an option unknown, or the set unusable.
     """
-    path = name if osp.isfile(name) or osp.dirname(name) else config_path(name)
-    if not osp.isfile(path):
-        raise InputError(f"there is no config {path}: give a file, or a supplied config's name")
+    path = find_config(name)
     try:
         cfg = Config.fromfile(path)
     except Exception as error:  # a config is a program: it can fail in any way

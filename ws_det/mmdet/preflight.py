@@ -41,7 +41,7 @@ def check_training(cfg: Config, force: bool = False) -> None:
             "--amp needs a GPU, MMEngine's AmpOptimWrapper refuses to run without: leave it out"
         )
     check_data(cfg, ("train", "val"))
-    model = _build(cfg)
+    model = build_model(cfg)
     backbone_init = (cfg.model.get("backbone") or {}).get("init_cfg")
     for init in backbone_init if isinstance(backbone_init, list) else [backbone_init]:
         if init and init.get("type") == "Pretrained":
@@ -70,7 +70,7 @@ def check_test(cfg: Config, written: Sequence[str] = (), force: bool = False) ->
         check_writable(path, "--work-dir, --out and --show-dir")
     state = _weights(cfg.load_from)  # first: a mistyped name must not wait for the data
     check_data(cfg, ("test",))
-    fit.check_whole(_build(cfg), state, cfg.load_from, _REMEDY, force=force)
+    fit.check_whole(build_model(cfg), state, cfg.load_from, _REMEDY, force=force)
 
 
 def check_init(backbone: nn.Module, init: dict[str, Any], force: bool = False) -> None:
@@ -94,7 +94,12 @@ def _weights(reference: str) -> dict[str, Any]:
     return state_dict_of(weights.load_safely(reference))
 
 
-def _build(cfg: Config) -> nn.Module:
+def build_model(cfg: Config) -> nn.Module:
+    """The model of a complete config, without its pretrained weights.
+
+    Raises:
+        InputError: If it cannot be built.
+    """
     try:
         # A run before in the same process leaves its scope behind.
         with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmdet")):
