@@ -18,7 +18,7 @@ from torch import nn
 from tests.detectron2.parts import yaml_config
 from ws_det import convert_to_ws
 from ws_det.detectron2 import get_norm
-from ws_det.detectron2.keys import from_mmdet, left_over
+from ws_det.formats import convert_state
 
 mmdet = pytest.importorskip("mmdet.registry", reason="needs MMDetection beside Detectron2")
 
@@ -75,8 +75,11 @@ def renamed(tensors):
     """What belongs to MMDetection's backbone and neck, 0 and 1, under Detectron2's names."""
     parts = {"0": "backbone", "1": "neck"}
     tensors = {f"{parts[key[0]]}{key[1:]}": tensor for key, tensor in tensors.items()}
-    assert left_over(tensors) == []
-    return {k.removeprefix("backbone."): t for k, t in from_mmdet(tensors).items()}
+    if not tensors:  # GN has no statistics
+        return {}
+    converted = convert_state(tensors, "detectron2")
+    assert not converted.unmatched and not converted.needless
+    return {k.removeprefix("backbone."): t for k, t in converted.state.items()}
 
 
 def largest(ours, theirs):

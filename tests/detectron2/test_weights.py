@@ -14,6 +14,8 @@ from torch import nn
 
 from ws_det.detectron2.weights import SafeCheckpointer, loaded_model, local_file
 from ws_det.errors import InputError
+from ws_det.formats import FORMATS
+from ws_det.formats.files import checkpoint_of
 
 
 class RunsCode:
@@ -56,7 +58,39 @@ def test_mmdetection_backbone_gets_detectron2_keys(tmp_path, wrapped, caplog):
     assert set(found) == {f"backbone.bottom_up.{name}" for name in names.values()}
     for key, name in names.items():
         assert torch.equal(found[f"backbone.bottom_up.{name}"], state[key])
-    assert "1 weights outside" in caplog.text and "fc.weight" in caplog.text
+    assert "1 weights of" in caplog.text and "fc.weight" in caplog.text
+
+
+def test_mmdetection_detector_brings_its_heads(tmp_path):
+    """Oracle: Detectron2's names for a convolution, a linear layer and a predictor."""
+    names = {
+        "backbone.layer1.0.conv1.weight": "backbone.bottom_up.res2.0.conv1.weight",
+        "neck.lateral_convs.0.gn.weight": "backbone.fpn_lateral5.norm.weight",
+        "rpn_head.rpn_cls.bias": "proposal_generator.rpn_head.objectness_logits.bias",
+        "roi_head.bbox_head.shared_fcs.0.weight": "roi_heads.box_head.fc1.weight",
+        "roi_head.mask_head.convs.2.conv.weight": "roi_heads.mask_head.mask_fcn3.weight",
+    }
+    dimensions = {"weight": 4, "bias": 1}
+    state = {key: torch.rand([1] * dimensions[key.rpartition(".")[2]]) for key in names}
+    for key in ("neck.lateral_convs.0.gn.weight", "roi_head.bbox_head.shared_fcs.0.weight"):
+        state[key] = torch.rand(2, 2) if "fcs" in key else torch.rand(2)
+    torch.save({"state_dict": state}, tmp_path / "d.pth")
+    found = loaded_model(str(tmp_path / "d.pth"))["model"]
+    assert set(found) == set(names.values())
+    assert all(torch.equal(found[name], state[key]) for key, name in names.items())
+
+
+def test_converted_backbone_goes_below_the_fpn(tmp_path):
+    """Oracle: the flag with which Detectron2's own loader matches the names of a backbone."""
+    state = OrderedDict({"res2.0.conv1.weight": torch.rand(1, 1, 1, 1)})
+    state._metadata = {"res2.0.conv1": {"ws_folded": True}}
+    content = checkpoint_of(state, FORMATS["detectron2"])
+    assert content["matching_heuristics"]
+    torch.save(content, tmp_path / "b.pth")
+    found = loaded_model(str(tmp_path / "b.pth"))
+    assert list(found["model"]) == ["backbone.bottom_up.res2.0.conv1.weight"]
+    assert list(found["model"]._metadata) == ["backbone.bottom_up.res2.0.conv1"]
+    assert "matching_heuristics" not in found
 
 
 @pytest.mark.parametrize("file", ["x.pth", "x.pkl"])

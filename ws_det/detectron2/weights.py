@@ -1,9 +1,8 @@
-"""Read checkpoints for Detectron2 without running code from them, those of MMDetection too."""
+"""Read checkpoints for Detectron2 without running code from them, those of others too."""
 
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +10,17 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils.file_io import PathManager
 
 from ws_det.checkpoint import load_checkpoint, state_dict_of
-from ws_det.detectron2 import keys
 from ws_det.errors import InputError
+from ws_det.formats import FORMATS, Format, convert_state, recognize
+from ws_det.formats.files import with_prefix
 
 _BACKBONE = "backbone.bottom_up."
+_OWN = FORMATS["detectron2"]
 _log = logging.getLogger("detectron2.ws_det")  # below the one that Detectron2 sets up
 
 
 class SafeCheckpointer(DetectionCheckpointer):
-    """DetectionCheckpointer that reads tensors and plain data only, and MMDetection's keys."""
+    """DetectionCheckpointer that reads tensors and plain data only, and others' keys."""
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         if filename.endswith(".pkl"):
@@ -67,26 +68,37 @@ def loaded_model(path: str) -> dict[str, Any]:
     """Load a ``.pth`` and bring its weights under Detectron2's keys.
 
     Args:
-        path: Of Detectron2, or of MMDetection: a backbone, or a detector, whose heads are left
-            out.
+        path: Of Detectron2, or of a format that ``ws_det.formats`` knows: a backbone or a detector.
 
     Returns:
         ``{"model": weights, ...}`` with all else that the file holds.
 
     Raises:
-        InputError: If the file is missing, damaged, or holds more than tensors and plain data.
+        InputError: If the file is missing, damaged, or holds more than tensors and plain data, or
+            Detectron2 has no such network.
     """
     loaded = load_checkpoint(path)
     state = state_dict_of(loaded)
-    if not keys.is_mmdet(state):
-        rest = loaded if "model" in loaded else {}
+    rest = dict(loaded) if "model" in loaded else {}
+    found = recognize(state)
+    if found not in (None, _OWN):
+        state, rest = _converted(state, found, path), {}
+    elif not rest.pop("matching_heuristics", False):
         return {**rest, "model": state}
-    if dropped := keys.left_over(state):
-        _log.warning(
-            f"{path} is of MMDetection: {len(dropped)} weights outside of backbone and FPN are not "
-            f"loaded ({', '.join(dropped[:3])}, ...)"
-        )
-    state = keys.from_mmdet(state)
     if not any(key.startswith("backbone.") for key in state):
-        state = OrderedDict((_BACKBONE + key, value) for key, value in state.items())
-    return {"model": state}
+        # by hand and not by Detectron2's heuristics, which lose the mark of folded weights
+        state = with_prefix(state, _BACKBONE)
+    return {**rest, "model": state}
+
+
+def _converted(state: dict[str, Any], source: Format, path: str) -> dict[str, Any]:
+    converted = convert_state(state, _OWN.name, source)
+    _log.info(f"{path} is of {source.title}, and its weights are given Detectron2's names")
+    for note in converted.notes:
+        _log.info(note)
+    if dropped := [*converted.unmatched, *converted.needless]:
+        _log.warning(
+            f"{len(dropped)} weights of {path} have no place in Detectron2 and are not loaded "
+            f"({', '.join(dropped[:3])}{', ...' if len(dropped) > 3 else ''})"
+        )
+    return converted.state

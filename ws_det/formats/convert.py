@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from ws_det.errors import InputError
+from ws_det.family import norm_family
 from ws_det.formats import layout
 from ws_det.formats.names import Renamer, split
 from ws_det.formats.notes import notes_on
@@ -85,7 +86,8 @@ def convert_state(state: Mapping[str, Any], to: str, source: Format | None = Non
     if target.name == "bit" and not pre_activation:
         raise InputError("BiT has pre-activation ResNets alone: convert to another format")
     # before the tensors are changed to those of the target
-    notes = notes_on(canonical.state, source, target, canonical.detector)
+    family = norm_family(state)
+    notes = notes_on(canonical.state, source, target, canonical.detector, family)
     converted = _write(canonical, target)
     return Converted(converted, source, canonical.unmatched, canonical.needless, notes)
 

@@ -24,7 +24,7 @@ _RETINA_CONV = re.compile(r"(retina\.\w+_convs\.\d+\.conv)\.(weight|bias)")
 
 def _survey(modules: Collection[str]) -> Layout:
     return Layout(
-        detector=any(module.startswith("backbone.") for module in modules),
+        detector=not any(re.match(r"(stem|res\d)\b", module) for module in modules),
         deep_rpn="proposal_generator.rpn_head.conv.conv0" in modules,
         # without a norm there is a ReLU, which has no weights
         normed=("retina",) if "head.cls_subnet.1" in modules else (),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any
 
 from ws_det.formats.spec import Format, State
@@ -26,3 +27,11 @@ def checkpoint_of(state: State, target: Format) -> dict[str, Any]:
     if target.name == "jhu":
         return {"model" if detector else "state_dict": state}
     return state
+
+
+def with_prefix(state: dict[str, Any], prefix: str) -> State:
+    """A state dict, with its metadata, as that of a part of a larger network."""
+    result = OrderedDict((prefix + key, value) for key, value in state.items())
+    metadata = getattr(state, "_metadata", {})
+    result._metadata = OrderedDict((prefix + module, entry) for module, entry in metadata.items())
+    return result

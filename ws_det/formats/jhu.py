@@ -24,7 +24,7 @@ _INNER = ("pbn", "bn")
 
 def _survey(modules: Collection[str]) -> Layout:
     return Layout(
-        detector=any(module.startswith("backbone.") for module in modules),
+        detector=not any(re.match(r"(conv1|layer\d)\b", module) for module in modules),
         one_stage="rpn.head.cls_tower.0" in modules,
         # without a norm there is a ReLU, which has no weights
         normed=("box",) if f"{_BOX}.xconvs.1" in modules else (),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 
 from ws_det.formats.layout import LAST_LEVEL, Layout, lowest_level, numbers, with_norms
@@ -11,7 +12,7 @@ from ws_det.formats.spec import Format
 
 def _survey(modules: Collection[str]) -> Layout:
     return Layout(
-        detector=any(module.startswith("backbone.") for module in modules),
+        detector=not any(re.match(r"(conv1|layer\d)\b", module) for module in modules),
         lowest=lowest_level(numbers(r"neck\.lateral_convs\.(\d+)\.", modules)),
         deep_rpn="rpn_head.rpn_conv.0.conv" in modules,
     )

@@ -7,10 +7,9 @@ of the colours, but a WS convolution could not: standardization looks at all cha
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from ws_det.family import norm_family
+from ws_det.family import Family
 from ws_det.formats.spec import Format, State
 
 
@@ -32,7 +31,9 @@ _WHERE = {
 }
 
 
-def notes_on(canonical: State, source: Format, target: Format, detector: bool) -> list[str]:
+def notes_on(
+    canonical: State, source: Format, target: Format, detector: bool, family: Family
+) -> list[str]:
     """The notes on a conversion.
 
     Args:
@@ -40,8 +41,10 @@ def notes_on(canonical: State, source: Format, target: Format, detector: bool) -
         source: The format that they come from.
         target: The format that they go to.
         detector: Whether they are of more than a backbone.
+        family: How they were trained.
     """
-    notes = [_on_images(source, target, detector, any(k.startswith("v2.") for k in canonical))]
+    pre_activation = any(key.startswith("v2.") for key in canonical)
+    notes = [_on_images(source, target, detector, pre_activation)]
     notes += _on_heads(canonical, source, target)
     if {source.name, target.name} & {"mmdet", "detectron2"}:
         stride = {"mmdet": "style='pytorch'", "detectron2": "MODEL.RESNETS.STRIDE_IN_1X1 False"}
@@ -50,8 +53,12 @@ def notes_on(canonical: State, source: Format, target: Format, detector: bool) -
             f"bottlenecks have their stride in the 3x3 convolution with {' and '.join(ends)}, in "
             f"the 1x1 convolution otherwise: both sides have to agree"
         )
-    if not any(k.startswith("v2.") for k in canonical):
-        notes += _on_kernels(canonical, target)
+    if family.ws and not family.folded and not pre_activation:
+        use = {
+            "mmdet": "conv_cfg=dict(type='WSConv2d') wherever a norm follows",
+            "detectron2": "convert_to_ws around the model, or in a yaml config our WS parts",
+        }.get(target.name, "ws_det.convert_to_ws(model)")
+        notes.append(f"kernels: they were trained with WS, so the model needs {use}")
     return notes
 
 
@@ -65,7 +72,7 @@ def _on_images(source: Format, target: Format, detector: bool, pre_activation: b
     }
     if source.name not in known:
         return (
-            f"images: {source.title}'s weights do not say which they expect, so bring "
+            f"images: {source.title}'s weights do not say which they expect: copy "
             f"{_WHERE[source.name]} to {_settings(None, target)}"
         )
     return f"images: set {_settings(known[source.name], target)}"
@@ -106,14 +113,3 @@ def _on_heads(canonical: State, source: Format, target: Format) -> list[str]:
     if source.name == "torchvision" and classes == 90:
         notes.append("classes: 90, COCO's ids 1 to 90 with ten that are not used: num_classes=90")
     return notes
-
-
-def _on_kernels(canonical: Mapping[str, Any], target: Format) -> list[str]:
-    family = norm_family(dict(canonical))
-    if family not in ("gn+ws", "bcn"):
-        return []
-    use = {
-        "mmdet": "conv_cfg=dict(type='WSConv2d') wherever a norm follows",
-        "detectron2": "convert_to_ws around the model, or our WS parts in a yaml config",
-    }.get(target.name, "ws_det.convert_to_ws(model)")
-    return [f"kernels: raw ones, if they were trained with WS; the model needs {use}"]

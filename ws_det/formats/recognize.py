@@ -18,16 +18,16 @@ FORMATS = {f.name: f for f in (MMDET, DETECTRON2, JHU, TORCHVISION, TIMM, BIT)}
 # The first pattern that a key starts with decides.
 _SIGNS = (
     (r".*root_block/standardized_conv2d/kernel$", BIT),
-    (r"stages\.\d+\.blocks\.\d+\.norm1\.", TIMM),
-    (r"(backbone\.bottom_up\.)?(stem\.conv1|res[2-5]\.\d+)\.", DETECTRON2),
+    (r"stages\.\d+\.blocks\.\d+\.conv1\.", TIMM),
+    (r"(backbone\.bottom_up\.)?res[2-5]\.\d+\.conv\d\.", DETECTRON2),
     (r"backbone\.fpn_(lateral|output)\d\.", DETECTRON2),
     (r"backbone\.body\.stem\.", JHU),
     (r"backbone\.body\.(conv1|layer\d)\.", TORCHVISION),
     (r"backbone\.(conv1|layer\d)\.", MMDET),
     (r"neck\.(lateral|fpn)_convs\.", MMDET),
-    (r"layer\d\.\d+\.(gn|bcn|estbn)\d\.", MMDET),
+    (r"(layer\d\.\d+\.)?(gn|bcn|estbn)\d\.", MMDET),
     # norms called bn: a BCN or, without running statistics, a GN
-    (r"layer\d\.\d+\.bn\d\.p?bn\.", JHU),
+    (r"(layer\d\.\d+\.)?bn\d\.p?bn\.", JHU),
 )
 
 
@@ -50,7 +50,7 @@ def recognize(state: Iterable[str]) -> Format | None:
             return found
     if not any(re.match(r"layer\d\.\d+\.conv\d\.weight", key) for key in keys):
         return None
-    norms = {m[0] for m in (re.match(r"layer\d\.\d+\.bn\d\.", key) for key in keys) if m}
-    if norms and not any(key.endswith(".running_mean") for key in keys):
+    has_norms = any(re.match(r"(layer\d\.\d+\.)?bn\d\.", key) for key in keys)
+    if has_norms and not any(key.endswith(".running_mean") for key in keys):
         return JHU
     return TORCHVISION if "fc.weight" in keys else MMDET

@@ -5,6 +5,7 @@ Before its version 0.13 convolutions with no norm had a name one level higher; s
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 
 from ws_det.errors import InputError
@@ -42,7 +43,7 @@ def classifier_pairs() -> list[Pair]:
 def _survey(modules: Collection[str]) -> Layout:
     laterals = numbers(r"backbone\.fpn\.inner_blocks\.(\d+)", modules)
     return Layout(
-        detector=any(module.startswith("backbone.") for module in modules),
+        detector=not any(re.match(r"(conv1|layer\d)\b", module) for module in modules),
         lowest=lowest_level(laterals),
         box_convs=len(set(numbers(_ROI + r"\.box_head\.(\d+)\.0", modules))),
     )
