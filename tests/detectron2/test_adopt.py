@@ -62,7 +62,13 @@ def outputs(model: nn.Module) -> dict[str, Tensor]:
 @pytest.mark.parametrize("norm", ["BN", "FrozenBN", "GN"])
 def test_mask_rcnn_moves_to_ws(norm, adopted, tmp_path):
     """From the adopted file, and from the plain one, which is adapted as it is loaded."""
-    plain = learned(build_model(yaml_config(norm, TINY | WIDE | PLAIN)))
+    plain = build_model(yaml_config(norm, TINY | WIDE | PLAIN))
+    if norm == "FrozenBN":  # as a BN model leaves its statistics, or a random model explodes
+        bn = build_model(yaml_config("BN", TINY | WIDE | PLAIN)).train()
+        for _ in range(20):
+            bn.backbone(50 * torch.randn(2, 3, 64, 96))
+        plain.load_state_dict(bn.state_dict(), strict=False)
+    plain = learned(plain)
     ws = build_model(yaml_config(norm, TINY | WIDE | {"MODEL.WS.ADAPTIVE": True}))
     state = adopt_ws(plain.state_dict()) if adopted else plain.state_dict()
     torch.save({"model": state}, tmp_path / "c.pth")
@@ -77,7 +83,7 @@ def test_mask_rcnn_moves_to_ws(norm, adopted, tmp_path):
     truth.gt_classes = torch.tensor([1])
     truth.gt_masks = BitMasks(torch.zeros(1, 64, 96, dtype=torch.bool))
     start = {name: p.detach().clone() for name, p in ws.named_parameters()}
-    optimizer = torch.optim.SGD(ws.train().parameters(), lr=1e-2)
+    optimizer = torch.optim.Adam(ws.train().parameters(), lr=1e-4)
     for _ in range(3):
         image = torch.randint(256, (3, 64, 96), dtype=torch.uint8)
         with EventStorage():
@@ -85,8 +91,7 @@ def test_mask_rcnn_moves_to_ws(norm, adopted, tmp_path):
         assert losses.isfinite()
         optimizer.zero_grad()
         losses.backward()
-        torch.nn.utils.clip_grad_norm_(ws.parameters(), 1.0)  # random, FrozenBN tames nothing
         optimizer.step()
     kernels = {n: p for n, p in ws.backbone.named_parameters() if p.ndim == 4}
     moved = [n for n, p in kernels.items() if not torch.equal(p, start[f"backbone.{n}"])]
-    assert moved and (norm == "FrozenBN" or len(moved) == len(kernels))
+    assert len(moved) == len(kernels)
