@@ -2,6 +2,7 @@
 
 $ python tools/evaluate.py predictions.pkl annotations.json
 $ python tools/evaluate.py coco_instances_results.json annotations.json --classwise --out n.json
+$ python tools/evaluate.py gn.pkl annotations.json --compare gn_ws.pkl --html page.html --images DIR
 
 Predictions are COCO results (.json), what MMDetection's test tools write with --out (.pkl), or
 Detectron2's instances_predictions.pth.
@@ -33,27 +34,55 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--classwise", action="store_true", help="print the AP of each class")
     parser.add_argument("--out", metavar="X.json", help="write the numbers, those of classes too")
+    parser.add_argument("--html", metavar="X.html", help="write a page that needs no other file")
+    parser.add_argument("--images", metavar="DIR", help="of the images, to show some on the page")
+    parser.add_argument("--compare", metavar="OTHER", help="B on the page; the first ones are A")
+    parser.add_argument("--names", nargs="+", help="on the page, as of configs; default: the files")
     args = parser.parse_args(argv)
+    names = args.names or [args.predictions, *([args.compare] if args.compare else [])]
+    if (args.images or args.compare or args.names) and not args.html:
+        parser.error("--images, --compare and --names are for the page: give --html too")
+    if len(names) != 1 + bool(args.compare):
+        parser.error(f"{len(names)} --names are not one for each file of predictions")
+    _run(args, names)
 
+
+def _run(args: argparse.Namespace, names: Sequence[str]) -> None:
     from ws_det.checks import check_writable
+    from ws_det.coco import check_images
     from ws_det.evaluation import evaluate
+    from ws_det.evaluation.inputs import read_truth
+    from ws_det.evaluation.report import Run, write_report
     from ws_det.evaluation.result import as_report
     from ws_det.evaluation.saved import read_saved
     from ws_det.report import class_table, closing_line, table, write_json
 
-    if args.out:
-        check_writable(str(Path(args.out).parent), "--out")
-    found = read_saved(args.predictions, args.annotations)
-    results = evaluate(args.annotations, found, args.kinds, args.backend)
-    report = as_report(results)
-    print(table(report))
-    if args.classwise:
-        print(f"\n{class_table(report['classes'])}")
-    end = closing_line(report)
-    if args.out:
-        write_json(Path(args.out), report)
-        end += f"; numbers in {args.out}"
-    print(f"\n{end}")
+    for path, flag in ((args.out, "--out"), (args.html, "--html")):
+        if path:
+            check_writable(str(Path(path).parent), flag)
+    truth = read_truth(args.annotations) if args.html else {}
+    if args.images:
+        way_out = "give the folder that its file names start from as --images"
+        check_images(args.annotations, args.images, truth["images"], way_out)
+    runs: list[Run] = []
+    for name, file in zip(names, (args.predictions, args.compare)):
+        found = read_saved(file, args.annotations)
+        kinds = list(runs[0].results) if runs else args.kinds
+        results = evaluate(args.annotations, found, kinds, args.backend)
+        if args.html:
+            runs.append(Run.of(name, results, found))
+        report = as_report(results)
+        print(f"{name}:\n{table(report)}" if args.compare else table(report))
+        if args.classwise:
+            print(f"\n{class_table(report['classes'])}")
+        end = closing_line(report)
+        if args.out and file == args.predictions:
+            write_json(Path(args.out), report)
+            end += f"; numbers in {args.out}"
+        print(f"\n{end}")
+    if args.html:
+        write_report(args.html, truth, runs, Path(args.annotations).name, args.images)
+        print(f"page in {args.html}")
 
 
 if __name__ == "__main__":

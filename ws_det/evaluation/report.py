@@ -12,6 +12,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from ws_det.evaluation.inputs import read_predictions
 from ws_det.evaluation.report_choice import Kept, choose
 from ws_det.evaluation.report_errors import sort_errors
 from ws_det.evaluation.report_numbers import CURVES, by_class, result_numbers, truth_numbers
@@ -35,6 +36,13 @@ class Run:
     results: Mapping[str, Result]
     predictions: Mapping[str, Sequence[Mapping[str, Any]]]
 
+    @classmethod
+    def of(cls, name: str, results: Mapping[str, Result], found: Any) -> Run:
+        """The run of predictions as ``evaluate`` takes them: by kind, for all kinds, or a file."""
+        if isinstance(found, Mapping):
+            return cls(name, results, {kind: found[kind] for kind in results})
+        return cls(name, results, dict.fromkeys(results, read_predictions(found)))
+
 
 def write_report(
     path: str | Path,
@@ -57,6 +65,7 @@ def write_report(
     """
     content = report_content(truth, runs, annotations, images)
     path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.part")
     beside.write_text(page(content), encoding="utf-8")
     os.replace(beside, path)

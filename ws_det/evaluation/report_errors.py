@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from ws_det.evaluation.inputs import number_predictions, number_truth
+from ws_det.evaluation.numbering import number_predictions, number_truth
 from ws_det.evaluation.progress import Progress
 
 TYPES = ("localization", "classification", "duplicate", "background", "both", "missed")
