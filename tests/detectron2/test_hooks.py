@@ -50,6 +50,22 @@ def test_estimates_are_those_of_the_whole_batch(tmp_path):
         torch.testing.assert_close(first[name], expected)
 
 
+def test_accumulation_moves_the_estimates_once_a_step():
+    """Oracle: the formula on both images of each step, in float32."""
+    model = Normalized(EstBatchNorm2d(4, momentum=0.3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    trainer = AccumulatingTrainer(model, optimizer, seed=0, accumulation=2)
+    trainer.register_hooks([SyncEstBNHook()])
+    trainer.data_loader = [images(rank, step) for step in range(3) for rank in range(2)]
+    trainer.train(0, 3)
+    mean, var = torch.zeros(4), torch.ones(4)
+    for step in range(3):
+        both = torch.cat([images(0, step), images(1, step)])
+        est_batch_norm(both, mean, var, training=True, momentum=0.3)
+    torch.testing.assert_close(model[0].running_mean, mean)
+    torch.testing.assert_close(model[0].running_var, var)
+
+
 @pytest.mark.parametrize("frozen", [True, False])
 def test_frozen_statistics_are_named(frozen, caplog):
     """Oracle: whether the buffers move in a step."""

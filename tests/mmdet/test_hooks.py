@@ -3,7 +3,7 @@
 import copy
 import os
 import socket
-from functools import partialmethod
+from functools import partial, partialmethod
 from types import SimpleNamespace
 
 import pytest
@@ -15,6 +15,9 @@ from torch import nn
 pytest.importorskip("mmdet", reason="needs MMDetection")
 
 from mmdet.registry import MODELS
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
+from torch.utils.data import DataLoader
 
 import ws_det.mmdet  # noqa: F401
 from ws_det import BatchChannelNorm2d, EstBatchNorm2d, WSConv2d
@@ -72,6 +75,82 @@ def test_estimates_are_equal_on_two_ranks(tmp_path):
         est_batch_norm(both, mean, var, training=True, momentum=0.3)
     torch.testing.assert_close(first["0.running_mean"], mean)
     torch.testing.assert_close(first["0.running_var"], var)
+
+
+class Normalized(BaseModel):
+    """A model of MMEngine's: two norms in a row and their mean square."""
+
+    def __init__(self):
+        super().__init__()
+        self.norms = nn.Sequential(
+            EstBatchNorm2d(4, momentum=0.3), BatchChannelNorm2d(4, 2, estimate=True)
+        )
+
+    def forward(self, inputs, mode):
+        return {"loss": self.norms(inputs).square().mean()}
+
+
+def train_accumulating(folder, batches, passes, rank=0):
+    """The estimates after MMEngine's own loop."""
+    torch.manual_seed(0)
+    distributed = dict(launcher="pytorch") if dist.is_initialized() else {}
+    runner = Runner(
+        model=Normalized(),
+        work_dir=str(folder),
+        train_dataloader=batches,
+        optim_wrapper=dict(
+            optimizer=dict(type="SGD", lr=0.1), accumulative_counts=passes, type="OptimWrapper"
+        ),
+        train_cfg=dict(type="EpochBasedTrainLoop", max_epochs=1),
+        custom_hooks=[dict(type="SyncEstBNHook")],
+        experiment_name=f"{folder.name}{rank}",
+        cfg=dict(
+            model_wrapper_cfg=dict(
+                type="MMDistributedDataParallel", device_ids=None, broadcast_buffers=False
+            )
+        ),
+        **distributed,
+    )
+    runner.train()
+    model = getattr(runner.model, "module", runner.model)
+    return {n: b.clone() for n, b in model.named_buffers() if b.is_floating_point()}
+
+
+def loader(*batches):
+    return DataLoader([{"inputs": image} for image in batches], collate_fn=lambda items: items[0])
+
+
+@pytest.mark.parametrize("left_over", [0, 1])
+def test_accumulation_moves_the_estimates_once_a_step(tmp_path, left_over):
+    """Oracle: EstBN's formula on the images of each step, in float32. The last step may be short.
+
+    MMEngine makes a step of what is left over.
+    """
+    data = [images(rank, step) for step in range(3) for rank in range(2)][: 6 - left_over]
+    buffers = train_accumulating(tmp_path, loader(*data), passes=2)
+    mean, var = torch.zeros(4), torch.ones(4)
+    for first in range(0, len(data), 2):
+        batch = torch.cat(data[first : first + 2])
+        est_batch_norm(batch, mean, var, training=True, momentum=0.3)
+    torch.testing.assert_close(buffers["norms.0.running_mean"], mean)
+    torch.testing.assert_close(buffers["norms.0.running_var"], var)
+
+
+def accumulate_on_rank(folder, rank):
+    """Six images: on two ranks, three steps of one pass."""
+    os.environ |= dict(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank))
+    return train_accumulating(folder, loader(*[images(rank, s) for s in range(3)]), 1, rank)
+
+
+def test_two_passes_equal_two_ranks(tmp_path):
+    """Oracle: MMEngine's loop on two ranks; in all layers, for the forward is the same as well."""
+    passes = train_accumulating(
+        tmp_path / "one", loader(*[images(r, s) for s in range(3) for r in range(2)]), 2
+    )
+    first, second = two_processes(partial(accumulate_on_rank, tmp_path / "two"), tmp_path)
+    for name, buffer in passes.items():
+        assert torch.equal(first[name], second[name]), name
+        torch.testing.assert_close(first[name], buffer)
 
 
 RESNET = dict(type="ResNet", depth=18, base_channels=8)

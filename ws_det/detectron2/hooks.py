@@ -7,21 +7,24 @@ import logging
 from detectron2.engine import HookBase
 from torch import nn
 
-from ws_det.norms import BatchChannelNorm2d, EstBatchNorm2d, average_estimates
+from ws_det.estimates import StepEstimates
+from ws_det.norms import BatchChannelNorm2d, EstBatchNorm2d
 
 _log = logging.getLogger("detectron2.ws_det")  # below the one that Detectron2 sets up
 
 
 class SyncEstBNHook(HookBase):
-    """Keep the estimates of EstBN equal on all ranks, with one all-reduce a step.
+    """Keep the estimates of EstBN equal on all ranks, and move them once per optimizer step.
 
     Detectron2 wraps DistributedDataParallel with ``broadcast_buffers=False``; every rank would
     estimate from its own images. Registered before the checkpointer, so that what is saved is
-    what all ranks have.
+    what all ranks have. ``AccumulatingTrainer`` also says where a pass of a step ends, see
+    ``StepEstimates``.
     """
 
     def before_train(self) -> None:
         """Warn of statistics that were frozen."""
+        self._estimates = StepEstimates(self.trainer.model)
         frozen = frozen_statistics(self.trainer.model)
         if frozen:
             _log.warning(
@@ -30,9 +33,18 @@ class SyncEstBNHook(HookBase):
                 f"weights and statistics are pretrained"
             )
 
+    def before_step(self) -> None:
+        """Begin the first pass."""
+        self._estimates.begin_pass()
+
+    def between_passes(self) -> None:
+        """End a pass that is not the last of its step, and begin the next."""
+        self._estimates.end_pass(last=False)
+        self._estimates.begin_pass()
+
     def after_step(self) -> None:
-        """Average the estimates over the ranks."""
-        average_estimates(self.trainer.model)
+        """End the step, with one all-reduce."""
+        self._estimates.end_pass()
 
 
 def frozen_statistics(model: nn.Module) -> list[str]:

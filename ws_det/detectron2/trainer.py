@@ -19,7 +19,8 @@ class AccumulatingTrainer(SimpleTrainer):
 
     The gradient is the mean over the passes, and DDP reduces it once, in the last of them. Losses
     in the log are means over the passes too. ``data_loader`` is set after a checkpoint is loaded,
-    which knows where the images were.
+    which knows where the images were. A hook's ``between_passes()``, if it has one, is called
+    between two passes of a step.
 
     Args:
         model: In DDP if there are several processes.
@@ -52,6 +53,8 @@ class AccumulatingTrainer(SimpleTrainer):
         sums: dict[str, torch.Tensor] = {}
         data_time = 0.0
         for number in range(self.accumulation):
+            if number:
+                self._between_passes()
             start = time.perf_counter()
             data = next(self._data_loader_iter)
             data_time += time.perf_counter() - start
@@ -81,6 +84,11 @@ class AccumulatingTrainer(SimpleTrainer):
         self.seed = state_dict.get("seed", self.seed)
         if state_dict.get("scaler"):
             self.scaler.load_state_dict(state_dict["scaler"])
+
+    def _between_passes(self) -> None:
+        for hook in self._hooks:
+            if hasattr(hook, "between_passes"):
+                hook.between_passes()
 
     def _unreduced(self, number: int) -> AbstractContextManager:
         if number == self.accumulation - 1 or not isinstance(self.model, DistributedDataParallel):

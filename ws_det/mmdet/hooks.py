@@ -10,31 +10,34 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
 
-from ws_det.norms import BatchChannelNorm2d, EstBatchNorm2d, average_estimates
+from ws_det.estimates import StepEstimates
+from ws_det.norms import BatchChannelNorm2d, EstBatchNorm2d
 
 
 @HOOKS.register_module(force=True)  # force: reloading the module must be harmless
 class SyncEstBNHook(Hook):
-    """Keep the estimates of EstBN equal on all ranks, with one all-reduce a step.
+    """Keep the estimates of EstBN equal on all ranks, and move them once per optimizer step.
 
     MMEngine wraps DistributedDataParallel with ``broadcast_buffers=False`` and synchronizes no
-    buffers; every rank would estimate from its own images. When training starts the hook also
+    buffers; every rank would estimate from its own images. With ``accumulative_counts`` its
+    iterations are passes of a step, see ``StepEstimates``. When training starts the hook also
     warns of settings that stop running statistics without a word.
     """
 
     def __init__(self) -> None:
-        self._checked = False
+        self._estimates: StepEstimates | None = None
 
     def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
-        """Warn of stopped statistics, once: only here has every loop called ``train()``."""
-        if not self._checked:
-            self._checked = True
+        """Begin a pass; warn of stopped statistics, once: only here every loop called train()."""
+        if self._estimates is None:
+            self._estimates = StepEstimates(runner.model)
             for message in stopped_statistics(runner.model):
                 runner.logger.warning(message)
+        self._estimates.begin_pass()
 
     def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
-        """Average the estimates over the ranks."""
-        average_estimates(runner.model)
+        """End a pass, and where the optimizer stepped the step, with one all-reduce."""
+        self._estimates.end_pass(last=runner.optim_wrapper.should_update())
 
 
 @HOOKS.register_module(force=True)
