@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmdet.registry import MODELS
 from mmengine.logging import HistoryBuffer
 from mmengine.runner.checkpoint import CheckpointLoader, _load_checkpoint
 
@@ -31,6 +32,45 @@ def test_training_checkpoint_is_read_whole(trained: tuple[Path, str]) -> None:
     losses = checkpoint["message_hub"]["log_scalars"]["train/loss"]
     assert isinstance(losses, HistoryBuffer) and len(losses.data[0]) == 3
     assert losses.statistics("mean") == pytest.approx(np.mean(losses.data[0]))
+
+
+def test_release_of_the_ws_authors_starts_a_backbone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: the backbone that was saved as their code saves it, GN under the name bn."""
+    monkeypatch.setattr(CheckpointLoader, "_schemes", dict(CheckpointLoader._schemes))
+    weights.use_safe_loader()
+    cfg = dict(
+        type="ResNet",
+        depth=18,
+        base_channels=32,
+        conv_cfg=dict(type="WSConv2d"),
+        norm_cfg=dict(type="GN", num_groups=8),
+    )
+    released = MODELS.build(cfg)
+    state = {
+        f"module.{key.replace('gn', 'bn')}": torch.randn_like(tensor)
+        for key, tensor in released.state_dict().items()
+    }
+    state["module.fc.weight"] = torch.zeros(10, 256)
+    torch.save({"state_dict": state, "epoch": 90, "optimizer": {}}, tmp_path / "R.pth.tar")
+    init = dict(type="Pretrained", checkpoint=str(tmp_path / "R.pth.tar"))
+    backbone = MODELS.build(cfg | dict(init_cfg=init))
+    backbone.init_weights()
+    for key, tensor in backbone.state_dict().items():
+        assert torch.equal(tensor, state[f"module.{key.replace('gn', 'bn')}"]), key
+
+
+def test_weights_of_detectron2_without_a_place_are_refused(tmp_path: Path) -> None:
+    state = {"backbone.bottom_up.res2.0.conv1.weight": torch.zeros(1, 1, 1, 1)}
+    torch.save({"model": state}, tmp_path / "d2.pth")
+    assert list(weights.load_safely(str(tmp_path / "d2.pth"))["state_dict"]) == [
+        "backbone.layer1.0.conv1.weight"
+    ]
+    state["roi_heads.keypoint_head.conv_fcn1.weight"] = torch.zeros(1, 1, 3, 3)
+    torch.save({"model": state}, tmp_path / "d2.pth")
+    with pytest.raises(InputError, match=r"Detectron2.* 1 of its weights.*convert_checkpoint\.py"):
+        weights.load_safely(str(tmp_path / "d2.pth"))
 
 
 def test_getattr_in_a_checkpoint_reaches_nothing_else(tmp_path: Path) -> None:

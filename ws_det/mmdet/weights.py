@@ -14,15 +14,16 @@ from urllib.parse import urlparse
 import mmengine
 import numpy as np
 import torch
-from mmengine.logging import HistoryBuffer
+from mmengine.logging import HistoryBuffer, print_log
 from mmengine.runner.checkpoint import (
     CheckpointLoader,
     get_deprecated_model_names,
     get_external_models,
 )
 
-from ws_det.checkpoint import load_checkpoint
+from ws_det.checkpoint import load_checkpoint, state_dict_of
 from ws_det.errors import InputError
+from ws_det.formats import convert_state, recognize
 
 
 def load_safely(reference: str) -> dict[str, Any]:
@@ -33,13 +34,18 @@ def load_safely(reference: str) -> dict[str, Any]:
     Args:
         reference: A path, or a URL as ``local_file`` takes it.
 
+    Returns:
+        What the file holds; weights of Detectron2 or of the WS authors with MMDetection's names.
+
     Raises:
-        InputError: If it cannot be fetched, is damaged, or holds code.
+        InputError: If it cannot be fetched, is damaged, or holds code, or if MMDetection has no
+            place for some of the weights.
     """
     # Older than torch 2.5: only plain state dicts pass.
     safe_globals = getattr(torch.serialization, "safe_globals", nullcontext)
     with safe_globals(_harmless()):
-        return load_checkpoint(local_file(reference))
+        checkpoint = load_checkpoint(local_file(reference))
+    return _with_own_names(checkpoint, reference)
 
 
 def use_safe_loader() -> None:
@@ -78,6 +84,27 @@ def local_file(reference: str) -> Path:
                 f"elsewhere and pass it with --cfg-options model.backbone.init_cfg.checkpoint=FILE"
             ) from None
     return file
+
+
+def _with_own_names(checkpoint: dict[str, Any], reference: str) -> dict[str, Any]:
+    state = state_dict_of(checkpoint)
+    source = recognize(state)
+    # torchvision's ResNets have MMDetection's names already
+    own = source is None or source.name == "mmdet"
+    if own or (source.name == "torchvision" and "conv1.weight" in state):
+        return checkpoint
+    converted = convert_state(state, "mmdet", source)
+    if converted.unmatched:
+        raise InputError(
+            f"{reference} is of {source.title}, and MMDetection has no place for "
+            f"{len(converted.unmatched)} of its weights, as {converted.unmatched[0]}: leave them "
+            f"out with tools/convert_checkpoint.py --to mmdet --force"
+        )
+    text = "\n".join(
+        [f"{reference} is of {source.title}, its weights are renamed", *converted.notes]
+    )
+    print_log(text, logger="current")
+    return {"state_dict": converted.state}
 
 
 def _url(reference: str) -> str:
