@@ -18,8 +18,10 @@ from ws_det.mmdet.options import merge_options
 from ws_det.paths import find_config
 
 # Where the parts live that `complete` adds; a config dumped to the work dir imports them again.
-_MODULES = ["ws_det.mmdet", "ws_det.mmdet.images", "ws_det.mmdet.report"]
-_HOOKS = ("SyncEstBNHook", "CurvesHook", "CocoReportHook")
+_MODULES = [
+    f"ws_det.mmdet{part}" for part in ("", ".images", ".loops", ".report", ".resume", ".saving")
+]
+_HOOKS = ("ResumeHook", "SyncEstBNHook", "CurvesHook", "CocoReportHook")
 
 
 def load_config(
@@ -62,8 +64,9 @@ def load_config(
 def complete(cfg: Config, launcher: str) -> None:
     """Add what these tools promise for every config; what it has already stays.
 
-    EstBN kept equal over ranks, curves, TensorBoard, damaged images named, COCO's twelve numbers
-    with a report, and DDP that also works without GPUs.
+    A resume equal to the bit, checkpoints written whole, EstBN kept equal over ranks, curves,
+    TensorBoard, damaged images named, COCO's twelve numbers with a report, and DDP that also works
+    without GPUs.
 
     Args:
         cfg: The config, changed in place.
@@ -80,6 +83,9 @@ def complete(cfg: Config, launcher: str) -> None:
     hooks = list(cfg.get("custom_hooks") or [])
     present = {hook.get("type") for hook in hooks}
     cfg.custom_hooks = hooks + [dict(type=hook) for hook in _HOOKS if hook not in present]
+    checkpoint = (cfg.get("default_hooks") or {}).get("checkpoint") or {}
+    if checkpoint.get("type") == "CheckpointHook":
+        checkpoint["type"] = "WholeCheckpointHook"
     backends = cfg.get("visualizer", {}).get("vis_backends", [])
     if find_spec("tensorboard") and all(b["type"] != "TensorboardVisBackend" for b in backends):
         backends.append(dict(type="TensorboardVisBackend"))

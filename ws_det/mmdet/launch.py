@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 from torch import distributed as dist
@@ -14,6 +15,7 @@ from torch import distributed as dist
 from ws_det.checks import check_gpus
 from ws_det.errors import InputError
 
+T = TypeVar("T")
 LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
 # What each launcher calls rank, world size, rank on this machine, processes on this machine.
 _VARIABLES = {
@@ -96,6 +98,14 @@ def refuse_together() -> Iterator[None]:
         if dist.get_rank() == refused.index(True) and refusal:
             raise refusal
         raise SystemExit(2)
+
+
+def from_first(value: T) -> T:
+    """What the first process has, on every one."""
+    box = [value]
+    if dist.is_initialized():
+        dist.broadcast_object_list(box)
+    return box[0]
 
 
 def _join(launcher: str) -> None:

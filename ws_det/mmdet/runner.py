@@ -17,11 +17,14 @@ from ws_det.mmdet import launch, preflight
 from ws_det.mmdet.config import complete, load_config
 from ws_det.mmdet.images import one_sentence
 from ws_det.mmdet.report import CocoReportHook
+from ws_det.mmdet.resumable import ResumableRunner
+from ws_det.mmdet.resume import Point, lead_to, locate
+from ws_det.mmdet.saving import disk_full
 from ws_det.mmdet.weights import use_safe_loader
 
 
-class AccumulatingRunner(Runner):
-    """MMEngine's Runner, whose ``--auto-scale-lr`` also counts gradient accumulation."""
+class AccumulatingRunner(ResumableRunner):
+    """A runner whose ``--auto-scale-lr`` also counts gradient accumulation."""
 
     def scale_lr(self, optim_wrapper: OptimWrapper, auto_scale_lr: dict | None = None) -> None:
         """Scale every learning rate by the total batch over ``base_batch_size``, and log how."""
@@ -98,12 +101,19 @@ def train(
             complete(cfg, launcher)
             if compiled:
                 cfg.custom_hooks.append(dict(type="CompileHook"))
+            point = Point()
             if launch.is_local_main():
+                point = locate(cfg)
+                lead_to(cfg, point)
                 preflight.check_training(cfg, force)
+        point = launch.from_first(point)
+        lead_to(cfg, point)
         use_safe_loader()
-        runner = AccumulatingRunner.from_cfg(cfg)
-        with one_sentence():
-            runner.train()
+        with disk_full(cfg.work_dir):
+            runner = AccumulatingRunner.from_cfg(cfg)
+            runner.point = point
+            with one_sentence():
+                runner.train()
         return _report(runner)
 
 

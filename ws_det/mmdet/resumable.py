@@ -1,0 +1,76 @@
+"""MMEngine's Runner, made to stop anywhere and to resume as if it had not."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from mmengine.fileio import LocalBackend, get_file_backend
+from mmengine.runner import BaseLoop, Runner
+
+from ws_det.mmdet.loops import RESUMABLE
+from ws_det.mmdet.resume import Batch, Point, change, mean_gradients, scale_rates
+from ws_det.mmdet.saving import rename_when_whole
+from ws_det.mmdet.stream import resumable
+
+
+class ResumableRunner(Runner):
+    """MMEngine's Runner, which resumes to the bit and writes checkpoints whole or not at all.
+
+    ``ResumeHook`` is its other half.
+    """
+
+    point = Point()  # where the run is taken up
+
+    def build_train_loop(self, loop: dict) -> BaseLoop:
+        """Build the loop, and let it begin where the run stopped."""
+        counted = "Epoch" if loop.get("by_epoch") else "Iter"
+        kind = loop.get("type") or f"{counted}BasedTrainLoop"
+        if kind not in RESUMABLE:
+            if self.point.path:
+                self.logger.warning(f"{kind} begins an epoch anew; MMEngine's own loops would not.")
+            return super().build_train_loop(loop)
+        loader = self.build_dataloader(
+            self._train_dataloader,
+            seed=self.seed,
+            diff_rank_seed=self._randomness_cfg.get("diff_rank_seed", False),
+        )
+        by_epoch = kind == "EpochBasedTrainLoop"
+        self.point = self.point.on(Batch.of(self.cfg), len(loader), by_epoch)
+        loader = resumable(loader, self.seed, self.point.position, endless=not by_epoch)
+        self._train_dataloader = loader
+        settings = {key: value for key, value in loop.items() if key != "by_epoch"}
+        return super().build_train_loop({**settings, "type": RESUMABLE[kind]})
+
+    def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
+        """Take up a run, and say what another number of GPUs changes."""
+        super().resume(filename, *args, **kwargs)
+        self.train_loop._iter = self.point.iter
+        old, new = self.point.batch, Batch.of(self.cfg)
+        if old not in (None, new):
+            rate = self._rate(new.total() / old.total())
+            self.logger.warning(change(old, new, self.point, rate))
+
+    def save_checkpoint(
+        self, out_dir: str, filename: str, *args: Any, save_optimizer: bool = True, **kwargs: Any
+    ) -> None:
+        """Save beside and rename, on the first rank; every rank calls this."""
+        if save_optimizer:
+            mean_gradients(self.model.parameters())
+        local = isinstance(get_file_backend(out_dir), LocalBackend)
+        part = f".{filename}.{os.getpid()}.part" if local else filename
+        super().save_checkpoint(out_dir, part, *args, save_optimizer=save_optimizer, **kwargs)
+        if local and self.rank == 0:
+            rename_when_whole(Path(out_dir, part), Path(out_dir, filename))
+
+    def _rate(self, ratio: float) -> str:
+        if ratio == 1:
+            return "the same learning rate"
+        if not (self.auto_scale_lr or {}).get("enable"):
+            return (
+                f"the learning rate stays that of the checkpoint, where the linear scaling rule "
+                f"(--auto-scale-lr) has {ratio:g} times that"
+            )
+        scale_rates(self, ratio)
+        return f"the learning rate {ratio:g} times that of the checkpoint"

@@ -1,0 +1,234 @@
+"""Where a stopped run is taken up, and what a checkpoint needs for that besides MMEngine's part."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from mmengine.config import Config
+from mmengine.dist import get_world_size
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from torch import distributed as dist
+from torch import nn
+
+from ws_det.errors import InputError
+from ws_det.mmdet.weights import load_safely
+from ws_det.recovery import POINTER, Found, newest_whole
+from ws_det.seeding import STEP, seed_at
+
+_RUN, _GRADIENTS = "ws_det_run", "gradients"
+
+
+class Batch(NamedTuple):
+    """What makes up the images of an optimizer step."""
+
+    processes: int
+    images: int
+    accumulation: int
+
+    @classmethod
+    def of(cls, cfg: Config) -> Batch:
+        """Of a run with this config in the present process group."""
+        accumulation = cfg.optim_wrapper.get("accumulative_counts", 1)
+        return cls(get_world_size(), cfg.train_dataloader.batch_size, accumulation)
+
+    def total(self) -> int:
+        """Images of a step."""
+        return self.processes * self.images * self.accumulation
+
+    def __str__(self) -> str:
+        return f"{self.processes} x {self.images} x {self.accumulation}"
+
+
+class Point(NamedTuple):
+    """Where a run is taken up; the start of it by default.
+
+    Attributes:
+        path: Of the checkpoint.
+        epoch: Whole epochs.
+        iter: Iterations.
+        seed: Of the run, None if its checkpoint has none.
+        batch: Of the run; None if the checkpoint is of MMDetection's own tools.
+        epoch_iters: Iterations of an epoch.
+        position: Batches that each process has had.
+    """
+
+    path: str | None = None
+    epoch: int = 0
+    iter: int = 0
+    seed: int | None = None
+    batch: Batch | None = None
+    epoch_iters: int = 0
+    position: int = 0
+
+    @classmethod
+    def of(cls, path: str, checkpoint: dict[str, Any]) -> Point:
+        """Read from a checkpoint.
+
+        Raises:
+            InputError: If it has only weights.
+        """
+        meta = checkpoint.get("meta") or {}
+        if not {"epoch", "iter"} <= meta.keys() or "optimizer" not in checkpoint:
+            raise InputError(
+                f"{path} has weights alone, no state of a run to resume: start from it with "
+                f"--cfg-options load_from={path}"
+            )
+        run = meta.get(_RUN) or {}
+        batch = Batch(*run["batch"]) if run else None
+        place = meta["epoch"], meta["iter"], meta.get("seed"), batch
+        return cls(path, *place, run.get("epoch_iters", 0), run.get("position", meta["iter"]))
+
+    def on(self, batch: Batch, epoch_iters: int, by_epoch: bool) -> Point:
+        """The same place for other GPUs, images or accumulation: after as many images.
+
+        A loop that counts iterations goes on counting them; one that counts epochs is in the same
+        epoch, and its iterations are counted as if all of them had been run this way.
+        """
+        old, new = self.batch, batch.processes * batch.images
+        if old in (None, batch) or old.processes * old.images == new:
+            return self._replace(epoch_iters=epoch_iters)
+        share = old.processes * old.images / new
+        if not by_epoch:
+            return self._replace(position=round(self.position * share), epoch_iters=epoch_iters)
+        past = self.iter - self.epoch * self.epoch_iters
+        place = self.epoch * epoch_iters + min(round(past * share), epoch_iters)
+        return self._replace(iter=place, position=place, epoch_iters=epoch_iters)
+
+
+def find(cfg: Config) -> Found | None:
+    """The newest whole checkpoint of the run in a config's work dir.
+
+    Raises:
+        InputError: If there are checkpoints, and none is whole.
+    """
+    settings = (cfg.get("default_hooks") or {}).get("checkpoint") or {}
+    folder = Path(cfg.work_dir)
+    if settings.get("out_dir"):  # the hook appends the last part of the work dir
+        folder = Path(settings["out_dir"]) / folder.name
+    names = {"epoch_{}.pth", "iter_{}.pth", settings.get("filename_tmpl") or "epoch_{}.pth"}
+    patterns = [re.escape(name).replace(r"\{\}", r"\d+") for name in names]
+    files = list(folder.iterdir()) if folder.is_dir() else []
+    own = [file for file in files if any(re.fullmatch(p, file.name) for p in patterns)]
+
+    def progress(checkpoint: dict[str, Any]) -> int:
+        return (checkpoint.get("meta") or {}).get("iter", 0)
+
+    return newest_whole(Path(cfg.work_dir, POINTER), own, load_safely, progress)
+
+
+def locate(cfg: Config) -> Point:
+    """Where a config's run is taken up, or begun.
+
+    Raises:
+        InputError: If it is to resume from what is no whole checkpoint of a run.
+    """
+    if not cfg.get("resume"):
+        return Point()
+    if cfg.get("load_from"):
+        return Point.of(cfg.load_from, load_safely(cfg.load_from))
+    found = find(cfg)
+    return Point.of(str(found.path), found.content) if found else Point()
+
+
+def lead_to(cfg: Config, point: Point) -> None:
+    """Let a config resume at a point, with the seed of its run."""
+    if point.path:
+        cfg.load_from = point.path
+    if point.seed is not None:
+        cfg.randomness = dict(cfg.get("randomness") or {}, seed=point.seed)
+
+
+def scale_rates(runner: Runner, ratio: float) -> None:
+    """Scale the learning rates that a checkpoint brought."""
+    for group in runner.optim_wrapper.optimizer.param_groups:
+        group["lr"] *= ratio
+        group["initial_lr"] = group.get("initial_lr", group["lr"] / ratio) * ratio
+    for scheduler in runner.param_schedulers or ():
+        if scheduler.param_name == "lr":
+            scheduler.base_values = [value * ratio for value in scheduler.base_values]
+
+
+def change(old: Batch, new: Batch, point: Point, rate: str) -> str:
+    """The sentences that tell a user what another number of GPUs means."""
+    totals = (
+        f"still {new.total()} images a step"
+        if old.total() == new.total()
+        else f"{new.total()} images a step for {old.total()}"
+    )
+    epoch, past = point.epoch + 1, point.iter - point.epoch * point.epoch_iters
+    return (
+        f"The run goes on with {new} for {old} (processes x images x accumulation): {totals}, "
+        f"{rate}, epoch {epoch} at iteration {past} of {point.epoch_iters}. It is equal to the "
+        f"bit only where nothing changes."
+    )
+
+
+def mean_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace gradients that wait for more passes by their mean over the processes.
+
+    The step takes that mean anyway, and one copy is then enough in a checkpoint.
+    """
+    waiting = [p.grad for p in parameters if p.grad is not None]
+    if waiting and dist.is_initialized():
+        for gradient in waiting:
+            dist.all_reduce(gradient)
+            gradient /= dist.get_world_size()
+
+
+def whole_model(runner: Runner) -> nn.Module:
+    """The model without DDP."""
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model
+
+
+@HOOKS.register_module(force=True)
+class ResumeHook(Hook):
+    """Make a resumed run equal to one that never stopped, to the bit.
+
+    Random numbers of a pass depend on the run's seed, the rank and the iteration alone. Gradients
+    that wait for more passes are kept in the checkpoint.
+    """
+
+    priority = "VERY_HIGH"  # seed before any hook draws
+
+    def __init__(self) -> None:
+        self._gradients: dict[str, torch.Tensor] = {}
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Take the gradients."""
+        self._gradients = checkpoint.pop(_GRADIENTS, {})
+
+    def before_train(self, runner: Runner) -> None:
+        """Give them to the model, if the step they are for is taken with as many passes."""
+        point = runner.point
+        if self._gradients and point.batch == Batch.of(runner.cfg):
+            passes = runner.iter % point.batch.accumulation
+            runner.logger.info(f"The gradients of {passes} passes are in the checkpoint too.")
+            for name, parameter in whole_model(runner).named_parameters():
+                if name in self._gradients:
+                    parameter.grad = self._gradients[name].to(parameter.device)
+        self._gradients = {}
+
+    def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        """Seed the proposals, RoIs and dropout of this pass."""
+        seed_at(runner.seed, STEP, runner.rank, runner.iter)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Add what a resume needs."""
+        meta = checkpoint["meta"]
+        meta[_RUN] = {
+            "batch": tuple(Batch.of(runner.cfg)),
+            "epoch_iters": len(runner.train_dataloader),
+            "position": runner.point.position + meta["iter"] - runner.point.iter,
+        }
+        if "optimizer" in checkpoint:
+            waiting = whole_model(runner).named_parameters()
+            gradients = {name: p.grad.cpu() for name, p in waiting if p.grad is not None}
+            if gradients:
+                checkpoint[_GRADIENTS] = gradients

@@ -1,0 +1,88 @@
+"""Checkpoints that are there whole or not at all, and never fewer than before."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mmengine.fileio import LocalBackend
+from mmengine.hooks import CheckpointHook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+from ws_det.errors import InputError
+from ws_det.recovery import remove_parts
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@HOOKS.register_module(force=True)
+class WholeCheckpointHook(CheckpointHook):
+    """MMEngine's, which deletes an old checkpoint before it writes the new one; here it is after.
+
+    Parts that a killed run left are removed.
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        """Make deletions wait, and remove what is left."""
+        super().before_train(runner)
+        if runner.rank == 0:
+            remove_parts(runner.work_dir)
+            remove_parts(self.out_dir)
+        if isinstance(self.file_backend, LocalBackend):
+            self.file_backend = _Late()
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict[str, Any]) -> None:
+        super()._save_checkpoint_with_step(runner, step, meta)
+        self._delete()
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, Any]) -> None:
+        super()._save_best_checkpoint(runner, metrics)
+        self._delete()
+
+    def _delete(self) -> None:
+        if isinstance(self.file_backend, _Late):
+            self.file_backend.delete()
+
+
+class _Late(LocalBackend):
+    """Deletes files when told to."""
+
+    def __init__(self) -> None:
+        self._waiting: list[str | Path] = []
+
+    def remove(self, filepath: str | Path) -> None:
+        self._waiting.append(filepath)
+
+    def delete(self) -> None:
+        while self._waiting:
+            super().remove(self._waiting.pop())
+
+
+def rename_when_whole(part: Path, path: Path) -> None:
+    """Give a written file its name, when the disk has it."""
+    with part.open("rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(part, path)
+
+
+@contextmanager
+def disk_full(work_dir: str) -> Iterator[None]:
+    """End a run whose disk is full with one sentence.
+
+    Raises:
+        InputError: For an OSError that says so.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise InputError(
+            f"{work_dir} cannot be written to ({error.strerror}): free space, then go on from the "
+            f"last checkpoint with --resume"
+        ) from error
