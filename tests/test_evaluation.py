@@ -137,7 +137,7 @@ def test_nothing_found(backend: str, tmp_path: Path) -> None:
 
 def test_some_images_alone() -> None:
     """Those named are evaluated as if the others, with their detections, were not there."""
-    truth, found = random_case(19)
+    truth, found = random_case(9)
     chosen = [image["id"] for image in truth["images"]][:2]
     fewer = {
         **truth,

@@ -1,9 +1,10 @@
-"""Measure what WS and BCN cost, against every peer, in one interleaved run.
+"""Measure what WS and BCN cost, against every peer, in one interleaved run, and evaluation.
 
 $ python tools/benchmark.py ws         # standardizing the kernels of Mask R-CNN R50-FPN
 $ python tools/benchmark.py bcn        # BCN beside GroupNorm and the authors' form
 $ python tools/benchmark.py step       # training steps of Mask R-CNN R50-FPN, needs MMDetection
 $ python tools/benchmark.py inference  # WS folded and not folded beside plain convolutions
+$ python tools/benchmark.py eval       # COCO evaluation with each back end
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 from ws_det.errors import FrameworkError, run_tool
 
-REPEATS = {"ws": 20, "bcn": 20, "step": 5, "inference": 20}
+REPEATS = {"ws": 20, "bcn": 20, "step": 5, "inference": 20, "eval": 1}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -33,6 +34,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         from ws_det.bench.bcn import SHAPES, compare_bcn
 
         builders = [partial(compare_bcn, shape, **common) for shape in SHAPES]
+    elif args.what == "eval":
+        from ws_det.bench.evaluation import LIMITS, compare_evaluation
+
+        builders = [partial(compare_evaluation, kind, args.quick) for kind in LIMITS]
     else:
         common["size"] = args.size or default_size(device, args.quick)
         if args.what == "step":
@@ -45,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
             builders = [partial(compare_inference, **common)]
     if args.repeats is None:
-        args.repeats = 2 if args.quick else REPEATS[args.what]
+        args.repeats = min(2, REPEATS[args.what]) if args.quick else REPEATS[args.what]
     for text in run(args.what, builders, args.repeats, args.threads, args.out):
         print(text, end="\n\n", flush=True)
 
@@ -69,7 +74,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar=("H", "W"),
         help="of the image (default: 320 480, on a GPU 800 1333)",
     )
-    commands = parser.add_subparsers(dest="what", metavar="{ws,bcn,step,inference}", required=True)
+    names = f"{{{','.join(REPEATS)}}}"
+    commands = parser.add_subparsers(dest="what", metavar=names, required=True)
     commands.add_parser("ws", parents=[common])
     commands.add_parser("bcn", parents=[common])
     step = commands.add_parser("step", parents=[common, image])
@@ -77,6 +83,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     step.add_argument("--channels-last", action="store_true", help="that memory format")
     step.add_argument("--compile", action="store_true", help="compile backbone and neck")
     commands.add_parser("inference", parents=[common, image])
+    commands.add_parser("eval", parents=[common])
     return parser.parse_args(argv)
 
 

@@ -13,6 +13,7 @@ COLUMNS = (
     *("AR1", "AR10", "AR100", "ARs", "ARm", "ARl"),
 )
 KINDS = {"bbox": "box", "segm": "mask"}
+PLURALS = {"bbox": "boxes", "segm": "masks"}
 
 
 def table(report: Mapping[str, Any]) -> str:

@@ -45,6 +45,7 @@ class Comparison:
         skipped: Arms that cannot run here, with the reason.
         counts: More columns, by heading and arm: what was counted, not timed. Arms may lack.
         images: How many a call takes, for a column of images per second; 0 for none.
+        warmup: Rounds before those that count.
     """
 
     title: str
@@ -54,6 +55,7 @@ class Comparison:
     skipped: dict[str, str] = field(default_factory=dict)
     counts: dict[str, dict[str, float]] = field(default_factory=dict)
     images: int = 0
+    warmup: int = WARMUP
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def measure(
 
     Args:
         comparison: What to time.
-        repeats: Rounds that count, after ``WARMUP`` that do not.
+        repeats: Rounds that count, after those of ``warmup``.
         clock: Seconds.
         say: Told how far it is, at most every ten seconds.
 
@@ -85,7 +87,7 @@ def measure(
     """
     seconds: dict[str, list[float]] = {name: [] for name in comparison.arms}
     spoken = clock()
-    for number, name in _calls(comparison, WARMUP + repeats):
+    for number, name in _calls(comparison, comparison.warmup + repeats):
         before = clock()
         comparison.arms[name]()
         if torch.cuda.is_available():
@@ -93,9 +95,11 @@ def measure(
         after = clock()
         seconds[name].append(after - before)
         if after - spoken >= SAY_EVERY:
-            say(f"{comparison.title}: {_progress(seconds, number, repeats)}")
+            say(f"{comparison.title}: {_progress(seconds, number, repeats, comparison.warmup)}")
             spoken = after
-    return summarize({name: values[WARMUP:] for name, values in seconds.items()}, comparison)
+    return summarize(
+        {name: values[comparison.warmup :] for name, values in seconds.items()}, comparison
+    )
 
 
 def summarize(seconds: dict[str, list[float]], comparison: Comparison) -> dict[str, Timing]:
@@ -149,8 +153,10 @@ def _calls(comparison: Comparison, rounds: int) -> Iterator[tuple[int, str]]:
             yield number, name
 
 
-def _progress(seconds: dict[str, list[float]], number: int, repeats: int) -> str:
-    if number < WARMUP:
+def _progress(seconds: dict[str, list[float]], number: int, repeats: int, warmup: int) -> str:
+    if number < warmup:
         return "warming up"
-    left = sum((WARMUP + repeats - len(values)) * values[-1] for values in seconds.values())
-    return f"round {number - WARMUP + 1}/{repeats}, about {timedelta(seconds=round(left))} left"
+    # Of the arms that ran: without a warm-up the first round ends with times that nobody knows.
+    known = [values for values in seconds.values() if values]
+    left = sum((warmup + repeats - len(values)) * values[-1] for values in known)
+    return f"round {number - warmup + 1}/{repeats}, about {timedelta(seconds=round(left))} left"

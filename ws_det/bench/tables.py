@@ -17,7 +17,7 @@ def markdown(comparison: Comparison, timings: dict[str, Timing]) -> str:
     rows = []
     for name, timing in timings.items():
         spread = f"{_ms(timing.lower)} - {_ms(timing.upper)}"
-        row = [name, _ms(timing.median), spread, f"{timing.ratio:.2f}"]
+        row = [name, _ms(timing.median), spread, _ratio(timing.ratio)]
         if comparison.images:
             row.append(f"{comparison.images / timing.median:.3g}")
         counted = [column.get(name) for column in comparison.counts.values()]
@@ -28,8 +28,8 @@ def markdown(comparison: Comparison, timings: dict[str, Timing]) -> str:
         judged = []
         for target in comparison.targets:
             ratio, reached = judge(timings, target)
-            words = f"{target.arm} at most {target.at_most:.2f} x {target.versus}"
-            judged.append([words, f"{ratio:.2f}", "yes" if reached else "no"])
+            words = f"{target.arm} at most {_ratio(target.at_most)} x {target.versus}"
+            judged.append([words, _ratio(ratio), "yes" if reached else "no"])
         parts.append(_table(["target", "ratio", "reached"], judged))
     parts += [f"Skipped {name}: {reason}." for name, reason in comparison.skipped.items()]
     return "\n\n".join(parts)
@@ -64,6 +64,10 @@ def as_json(comparison: Comparison, timings: dict[str, Timing]) -> dict[str, Any
 
 def _ms(seconds: float) -> str:
     return f"{1000 * seconds:.4g}"
+
+
+def _ratio(ratio: float) -> str:
+    return f"{ratio:.2f}" if ratio >= 0.1 else f"{ratio:.4f}"
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -122,8 +122,12 @@ def _pycocotools(
     from pycocotools.cocoeval import COCOeval
 
     class Told(COCOeval):
+        def computeIoU(self, *pair: Any) -> Any:
+            progress.step(self.steps)
+            return super().computeIoU(*pair)
+
         def evaluateImg(self, *cell: Any) -> Any:
-            progress.step(self.cells)
+            progress.step(self.steps)
             return super().evaluateImg(*cell)
 
     with redirect_stdout(io.StringIO()):  # it prints; the report has a table
@@ -137,7 +141,7 @@ def _pycocotools(
             results.createIndex()
         evaluation = Told(known, results, kind)
         params = evaluation.params
-        evaluation.cells = len(params.imgIds) * len(params.catIds) * len(params.areaRng)
+        evaluation.steps = len(params.imgIds) * len(params.catIds) * (1 + len(params.areaRng))
         evaluation.evaluate()
         evaluation.accumulate()
     return evaluation.eval["precision"], evaluation.eval["recall"]

@@ -13,7 +13,7 @@ from ws_det.evaluation.inputs import read_predictions, read_truth
 from ws_det.evaluation.numbering import FIELDS, number_predictions, number_truth
 from ws_det.evaluation.progress import Progress
 from ws_det.evaluation.result import Result, class_aps, summarize
-from ws_det.report import KINDS
+from ws_det.report import KINDS, PLURALS
 
 _HEAD = 2**20  # bytes of a file in which the first predictions are
 Predictions = str | Path | Sequence[Mapping[str, Any]]
@@ -56,7 +56,7 @@ def evaluate(
         if evaluated is None:
             known = number_truth(files.read(truth, read_truth), kind, image_ids)
             numbered = number_predictions(files.read(found, read_predictions), known, kind)
-            progress = Progress(f"evaluating {KINDS[kind]}es", say)
+            progress = Progress(f"evaluating {PLURALS[kind]}", say)
             arrays = BACKENDS[chosen].run(known.content, numbered, kind, progress)
             evaluated = arrays, known.names, len(known.sizes)
         (precision, recall), names, images = evaluated

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,6 +13,10 @@ from ws_det.evaluation.backends import Arrays, hotcoco_arrays
 from ws_det.evaluation.numbering import unique_names
 
 _EVERY = [-math.inf, math.inf]
+_HEAD = 2**20  # bytes in which the first results are
+_NO_POLYGON = re.compile(rb'"segmentation"\s*:\s*\[\s*\]')
+# In a list of polygons, one of less than six numbers.
+_FEW_CORNERS = re.compile(rb"[\[,]\s*\[(?:[^,\[\]]*,){0,4}[^,\[\]]*\]")
 
 
 def evaluate_files(truth: str, predictions: str, kind: str) -> tuple[Arrays, list[str], int] | None:
@@ -43,8 +48,7 @@ def evaluate_files(truth: str, predictions: str, kind: str) -> tuple[Arrays, lis
         and not found.load_warnings  # other images or categories, infinite scores
         and _has_all(known, truth, kind)
         and not _without_score(known, found)
-        # The area is that of the box, of the mask where there is no box, or is not there.
-        and len(found.get_ann_ids(area_rng=_EVERY)) == len(found.get_ann_ids())
+        and _is_list_of(found, predictions, kind)
     )
     if not plain:
         return None
@@ -57,11 +61,25 @@ def _has_all(known: Any, path: str, kind: str) -> bool:
     content = Path(path).read_bytes()
     ids = known.get_ann_ids()
     key = b'"bbox"' if kind == "bbox" else b'"segmentation"'
+    if kind == "segm" and (_NO_POLYGON.search(content) or _FEW_CORNERS.search(content)):
+        return False
     return (
         content.count(key) == len(ids)
         and b"null" not in content
         and len(known.get_ann_ids(area_rng=_EVERY)) == len(ids)
     )
+
+
+def _is_list_of(found: Any, path: str, kind: str) -> bool:
+    """Whether all results have what their kind needs."""
+    ids = found.get_ann_ids()
+    with open(path, "rb") as file:
+        head = file.read(_HEAD)
+        whole = head + file.read() if kind == "bbox" and b'"segmentation"' in head else None
+    if whole is not None and whole.count(b'"bbox"') != len(ids):
+        return False  # hotcoco takes the box of the mask where there is none
+    # The area is that of the box, of the mask where boxes are left out, or is not there.
+    return head[:1] == b"[" and len(found.get_ann_ids(area_rng=_EVERY)) == len(ids)
 
 
 def _without_score(known: Any, found: Any) -> bool:

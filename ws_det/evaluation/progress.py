@@ -27,14 +27,19 @@ class Progress:
     ) -> None:
         self._what, self._clock = what, clock
         self._say = say or (lambda line: print(line, file=sys.stderr, flush=True))
+        self._started: float | None = None
+        self._said = 0.0
         self._done = 0
-        self._start = self._said = clock()
 
     def step(self, total: int) -> None:
-        """Count one of ``total`` steps."""
-        self._done += 1
+        """Begin one of ``total`` steps; what came before the first does not count."""
         now = self._clock()
+        if self._started is None:
+            self._started = self._said = now
+            return
+        self._done += 1
         if now - self._said >= _SECONDS:
             self._said = now
-            left = timedelta(seconds=round((now - self._start) / self._done * (total - self._done)))
+            rest = (now - self._started) / self._done * (total - self._done)
+            left = timedelta(seconds=round(rest))
             self._say(f"{self._what}: {self._done / total:.0%}, about {left} left")
