@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import os
+import socket
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from mmdet.evaluation import DumpDetResults
+from mmengine.dataset import DefaultSampler
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from torch import distributed as dist
+from torch import multiprocessing as mp
 
+from tests.conftest import write_set
+from ws_det.evaluation import BACKENDS
+from ws_det.evaluation import evaluate as evaluate_saved
+from ws_det.evaluation.saved import read_saved
 from ws_det.mmdet import report
 from ws_det.mmdet.metrics import STATS, CocoTwelveMetric
 
@@ -46,10 +58,15 @@ def jittered(truth: COCO, seed: int) -> list[dict]:
     return predictions
 
 
-def evaluate(file: Path, predictions: list[dict], **options: bool) -> tuple[CocoTwelveMetric, dict]:
+def metric_of(file: Path, **options: Any) -> CocoTwelveMetric:
     metric = CocoTwelveMetric(ann_file=str(file), metric=["bbox", "segm"], **options)
     names = [c["name"] for c in json.loads(file.read_text())["categories"]]
     metric.dataset_meta = {"classes": names}
+    return metric
+
+
+def evaluate(file: Path, predictions: list[dict], **options: Any) -> tuple[CocoTwelveMetric, dict]:
+    metric = metric_of(file, **options)
     metric.process({}, predictions)
     return metric, metric.evaluate(len(predictions))
 
@@ -103,6 +120,102 @@ def test_nothing_found(coco_set: Path) -> None:
     _, numbers = evaluate(file, none)
     assert numbers["coco/bbox_mAP"] == numbers["coco/segm_mAP"] == 0
     assert numbers["coco/bbox_mAP_l"] == -1
+
+
+def evaluate_on_rank(rank: int, port: int, file: str, folder: str) -> None:
+    """Evaluate shares that MMEngine's sampler made, and shares whose repeat is not at the end."""
+    os.environ |= dict(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    predictions = jittered(COCO(file), seed=0)
+    numbers = []
+    for share in (list(DefaultSampler(range(5), shuffle=False)), [[0, 1, 2], [2, 3, 4]][rank]):
+        assert len(share) == 3
+        metric = metric_of(Path(file), collect_device="gpu", classwise=True)
+        for i in share:
+            metric.process({}, predictions[i : i + 1])
+        numbers.append(metric.evaluate(5))
+    Path(folder, f"{rank}.json").write_text(json.dumps(numbers))
+    dist.destroy_process_group()
+
+
+def test_two_processes_equal_one(tmp_path: Path) -> None:
+    """Five images on two processes: one repeats, and counts once. Oracle: one process."""
+    file = write_set(tmp_path / "set", train=1, val=5) / "annotations/instances_val2017.json"
+    predictions = jittered(COCO(str(file)), seed=0)
+    _, alone = evaluate(file, predictions, classwise=True)
+    assert 0.05 < alone["coco/bbox_mAP"] < 0.95
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    # Not by fork: the threads of hotcoco, which another test may have started, would be missing.
+    mp.start_processes(
+        evaluate_on_rank, (port, str(file), str(tmp_path)), nprocs=2, start_method="spawn"
+    )
+    for rank in range(2):
+        assert json.loads((tmp_path / f"{rank}.json").read_text()) == [alone, alone]
+
+
+def test_an_image_twice_counts_once(coco_set: Path) -> None:
+    file = coco_set / "annotations/instances_val2017.json"
+    predictions = jittered(COCO(str(file)), seed=0)
+    _, once = evaluate(file, predictions)
+    _, twice = evaluate(file, [*predictions, *predictions[1:3]])
+    assert twice == once
+
+
+def test_classes_have_their_own_aps(coco_set: Path, tmp_path: Path) -> None:
+    """Also where the categories of the file are not in the order of their ids."""
+    content = json.loads((coco_set / "annotations/instances_val2017.json").read_text())
+    content["categories"].reverse()
+    file = tmp_path / "reversed.json"
+    file.write_text(json.dumps(content))
+    names = {c["id"]: c["name"] for c in content["categories"]}
+    ids = [c["id"] for c in content["categories"]]
+    predictions = jittered(COCO(str(file)), seed=0)
+    for prediction in predictions:  # none of the class of the second label
+        found = prediction["pred_instances"]
+        kept = found["labels"] == 0
+        prediction["pred_instances"] = {key: value[kept] for key, value in found.items()}
+    _, numbers = evaluate(file, predictions, classwise=True)
+    assert numbers[f"coco/bbox_{names[ids[0]]}_mAP"] > 0
+    assert numbers[f"coco/bbox_{names[ids[1]]}_mAP"] == 0
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_back_ends(backend: str, coco_set: Path) -> None:
+    pytest.importorskip(BACKENDS[backend].module)
+    file = coco_set / "annotations/instances_val2017.json"
+    predictions = jittered(COCO(str(file)), seed=0)
+    _, reference = evaluate(file, predictions, backend="pycocotools")
+    # Sums in another order
+    assert evaluate(file, predictions, backend=backend)[1] == pytest.approx(reference, abs=1e-9)
+
+
+def test_the_results_are_kept_where_the_config_says(coco_set: Path, tmp_path: Path) -> None:
+    """`outfile_prefix` writes what tools/evaluate.py reads. Oracle: the numbers of both."""
+    file = coco_set / "annotations/instances_val2017.json"
+    predictions = jittered(COCO(str(file)), seed=0)
+    _, numbers = evaluate(file, predictions, outfile_prefix=str(tmp_path / "kept"))
+    for kind in ("bbox", "segm"):
+        stats = evaluate_saved(file, tmp_path / f"kept.{kind}.json", [kind])[kind].stats
+        ours = [numbers[f"coco/{kind}_{name}"] for name in STATS]
+        assert list(stats.values()) == pytest.approx(ours, abs=1e-9)  # sums in another order
+
+
+def test_a_dump_gives_the_same_numbers(coco_set: Path, tmp_path: Path) -> None:
+    """MMDetection's own DumpDetResults, read by tools/evaluate.py."""
+    file = coco_set / "annotations/instances_val2017.json"
+    predictions = jittered(COCO(str(file)), seed=0)
+    _, numbers = evaluate(file, copy.deepcopy(predictions))
+    dump = DumpDetResults(str(tmp_path / "found.pkl"))
+    dump.process({}, predictions)
+    dump.evaluate(len(predictions))
+    results = evaluate_saved(file, read_saved(tmp_path / "found.pkl", file))
+    for kind, result in results.items():
+        ours = [numbers[f"coco/{kind}_{name}"] for name in STATS]
+        assert list(result.stats.values()) == pytest.approx(ours, abs=1e-9)
+    assert list(results) == ["bbox", "segm"]
 
 
 def test_long_evaluations_say_how_far_they_are(monkeypatch: pytest.MonkeyPatch) -> None:

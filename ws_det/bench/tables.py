@@ -63,7 +63,7 @@ def as_json(comparison: Comparison, timings: dict[str, Timing]) -> dict[str, Any
 
 
 def _ms(seconds: float) -> str:
-    return f"{1000 * seconds:.4g}"
+    return f"{1000 * seconds:.4g}" if seconds < 10 else f"{1000 * seconds:.0f}"
 
 
 def _ratio(ratio: float) -> str:
