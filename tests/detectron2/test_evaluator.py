@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import io
+import json
 from contextlib import redirect_stdout
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog
+from detectron2.data.samplers import InferenceSampler
+from detectron2.engine import launch
+from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, BoxMode, Instances
+from detectron2.utils import comm
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from tests.conftest import write_set
 from ws_det.detectron2.data import register_set
 from ws_det.detectron2.evaluator import CocoTwelveEvaluator, PicturesEvaluator
+from ws_det.errors import InputError
+from ws_det.evaluation import BACKENDS, evaluate
+from ws_det.evaluation.saved import read_saved
 from ws_det.pictures import decode_mask
 from ws_det.report import COLUMNS
 
@@ -70,6 +80,56 @@ def test_twelve_numbers_are_pycocotools(val, coco_set, tmp_path):
         assert 0 < evaluator.report[kind]["AP"] < 1
         assert results[kind]["AP"] == pytest.approx(100 * evaluator.report[kind]["AP"])
     assert evaluator.report["images"] == 4
+
+
+def evaluate_on_rank(root, path):
+    """Shares as Detectron2's sampler makes them, and with one image on both ranks."""
+    name = register_set(root, "evaluated")[1]
+    evaluator = CocoTwelveEvaluator(name, ("bbox", "segm"), path)
+    dicts, reports = DatasetCatalog.get(name), []
+    for share in (InferenceSampler(5), [[0, 1, 2], [2, 3, 4]][comm.get_rank()]):
+        evaluator.reset()
+        for number in share:
+            evaluator.process([dicts[number]], [found_on(dicts[number])])
+        evaluator.evaluate()
+        reports.append(evaluator.report)
+    Path(path, f"{comm.get_rank()}.json").write_text(json.dumps(reports))
+
+
+def test_two_processes_equal_one(tmp_path):
+    """Five images on two processes, then with one of them twice. Oracle: one process."""
+    root = write_set(tmp_path / "set", train=1, val=5)
+    launch(evaluate_on_rank, 2, dist_url="auto", args=(str(root), str(tmp_path)))
+    evaluator = CocoTwelveEvaluator(
+        register_set(str(root), "evaluated")[1], ("bbox", "segm"), str(tmp_path)
+    )
+    evaluated("evaluated_val", evaluator)
+    assert 0 < evaluator.report["bbox"]["AP"] < 1
+    assert json.loads((tmp_path / "0.json").read_text()) == [evaluator.report] * 2
+    assert json.loads((tmp_path / "1.json").read_text()) == [{}, {}]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_back_ends_and_saved_predictions(val, coco_set, tmp_path, backend):
+    """Both files that are left behind give the same numbers. Oracle: Detectron2's own evaluator."""
+    pytest.importorskip(BACKENDS[backend].module)
+    evaluator = CocoTwelveEvaluator(val, ("bbox", "segm"), str(tmp_path / "ours"), backend)
+    results = evaluated(val, evaluator)
+    theirs = COCOEvaluator(val, ("bbox", "segm"), output_dir=str(tmp_path), use_fast_impl=False)
+    for kind, numbers in evaluated(val, theirs).items():
+        assert results[kind] == pytest.approx(numbers, abs=1e-7, nan_ok=True)  # in percent
+    file = coco_set / "annotations/instances_val2017.json"
+    for folder in ("ours", "."):
+        for name in ("coco_instances_results.json", "instances_predictions.pth"):
+            found = read_saved(tmp_path / folder / name, file)
+            for kind, result in evaluate(file, found).items():
+                # Sums in another order
+                assert result.stats == pytest.approx(evaluator.report[kind], abs=1e-9)
+
+
+def test_a_back_end_that_is_not_there(val, tmp_path):
+    with pytest.raises(InputError, match="use auto, hotcoco"):
+        CocoTwelveEvaluator(val, ("bbox",), str(tmp_path), "cocoapi")
 
 
 def test_nothing_found_is_zero(val, tmp_path):
