@@ -80,7 +80,7 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError(f"{args.target} would replace its own source: give another path")
     if args.target.endswith((".pkl", ".npz")):
         raise InputError(f"{args.target} will be no pickle and no archive of numpy: name it .pth")
-    check_writable(args.target, "DST")
+    check_writable(os.path.dirname(os.path.abspath(args.target)), "DST")
 
 
 def _load(path: str) -> dict[str, Any]:

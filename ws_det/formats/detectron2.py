@@ -14,7 +14,7 @@ from collections.abc import Collection
 
 import torch
 
-from ws_det.formats.layout import LAST_LEVEL, Layout, norm_of, with_norms
+from ws_det.formats.layout import LAST_LEVEL, Layout, norm_of, numbers, with_norms
 from ws_det.formats.names import Pair
 from ws_det.formats.rows import swap_anchor_order
 from ws_det.formats.spec import Format, State
@@ -23,11 +23,12 @@ _RETINA_CONV = re.compile(r"(retina\.\w+_convs\.\d+\.conv)\.(weight|bias)")
 
 
 def _survey(modules: Collection[str]) -> Layout:
+    tower = numbers(r"head\.(?:cls|bbox)_subnet\.(\d+)$", modules)
     return Layout(
         detector=not any(re.match(r"(stem|res\d)\b", module) for module in modules),
         deep_rpn="proposal_generator.rpn_head.conv.conv0" in modules,
-        # without a norm there is a ReLU, which has no weights
-        normed=("retina",) if "head.cls_subnet.1" in modules else (),
+        # without norms every other place is a ReLU's, which has no weights
+        normed=("retina",) if any(index % 2 for index in tower) else (),
     )
 
 

@@ -13,7 +13,7 @@ import re
 from collections.abc import Collection
 
 from ws_det.formats import rows
-from ws_det.formats.layout import LAST_LEVEL, Layout, with_norms
+from ws_det.formats.layout import LAST_LEVEL, Layout, numbers, with_norms
 from ws_det.formats.names import Pair
 from ws_det.formats.spec import Format, State
 from ws_det.formats.torchvision import resnet_pairs
@@ -23,11 +23,12 @@ _INNER = ("pbn", "bn")
 
 
 def _survey(modules: Collection[str]) -> Layout:
+    box = numbers(re.escape(_BOX) + r"\.xconvs\.(\d+)$", modules)
     return Layout(
         detector=not any(re.match(r"(conv1|layer\d)\b", module) for module in modules),
         one_stage="rpn.head.cls_tower.0" in modules,
-        # without a norm there is a ReLU, which has no weights
-        normed=("box",) if f"{_BOX}.xconvs.1" in modules else (),
+        # without norms every other place is a ReLU's, which has no weights
+        normed=("box",) if any(index % 2 for index in box) else (),
     )
 
 

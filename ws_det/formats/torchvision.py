@@ -45,7 +45,7 @@ def _survey(modules: Collection[str]) -> Layout:
     return Layout(
         detector=not any(re.match(r"(conv1|layer\d)\b", module) for module in modules),
         lowest=lowest_level(laterals),
-        box_convs=len(set(numbers(_ROI + r"\.box_head\.(\d+)\.0", modules))),
+        box_convs=1 + max(numbers(_ROI + r"\.box_head\.(\d+)\.0$", modules), default=-1),
     )
 
 
