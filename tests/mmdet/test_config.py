@@ -56,6 +56,7 @@ def test_options_are_typed_as_in_mmdet() -> None:
         "default_hooks.checkpoint.max_keep_ckpts=3",
         "default_hooks.checkpoint.save_best=coco/bbox_mAP",
         "val_evaluator.classwise=True",
+        "val_evaluator.backend=pycocotools",
         "env_cfg.dist_cfg.timeout=1800",
         "train_cfg.val_begin=2",
         "param_scheduler.0.end=1000",
@@ -114,6 +115,13 @@ def test_complete_adds_once_and_keeps_what_is_there() -> None:
     assert [hook["type"] for hook in cfg.custom_hooks].count("SyncEstBNHook") == 1
     assert "LoadImageFromFile" not in once and "LoadNamedImage" in once
     assert cfg.val_evaluator.type == cfg.test_evaluator.type == "CocoTwelveMetric"
+
+
+def test_an_evaluation_back_end_that_is_not_there() -> None:
+    """Found before a run begins, not at its first evaluation."""
+    cfg = load_config(NAME, {"val_evaluator.backend": "cocoapi"})
+    with pytest.raises(InputError, match="no evaluation back end 'cocoapi': use auto, hotcoco"):
+        complete(cfg, "none")
 
 
 def test_config_that_exists_nowhere() -> None:
