@@ -135,6 +135,15 @@ def test_threshold_is_the_best_of_all(scene: tuple[dict, list[dict]]) -> None:
     assert best["f1"] == pytest.approx(2 * precision * recall / (precision + recall))
 
 
+def test_equal_scores_stay_together(scene: tuple[dict, list[dict]]) -> None:
+    """One object, a hit and a miss of one score: F1 2/3, not 1."""
+    truth = {**scene[0], "annotations": [{**scene[0]["annotations"][0], "iscrowd": 0}]}
+    hit = {**truth["annotations"][0], "score": 0.5}
+    found = [hit, {**hit, "bbox": [900.0, 0.0, 20.0, 20.0]}]
+    best = best_threshold(sort_errors(truth, found, "bbox"))
+    assert best == {"threshold": 0.5, "f1": 2 / 3, "precision": 0.5, "recall": 1.0}
+
+
 def test_nothing_found_has_zeros(scene: tuple[dict, list[dict]]) -> None:
     truth, _ = scene
     result = evaluate(truth, [], ["bbox"], "pycocotools")["bbox"]

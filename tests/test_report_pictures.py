@@ -49,7 +49,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def shown(folder: Path) -> dict[str, Any]:
-    """A ring that is found, an edge that is not, a crowd, and a wrong and a weak detection."""
+    """A ring that is found, an edge that only a weak detection finds, a crowd, a wrong detection."""
     truth = {
         "images": [IMAGE],
         "categories": [{"id": 9, "name": "nine"}, {"id": 2, "name": "two"}],
@@ -62,7 +62,7 @@ def shown(folder: Path) -> dict[str, Any]:
     found = [
         entry(RING, 9, score=0.8765),
         entry((X > 600) & (Y > 500), 2, score=0.7),
-        entry((X > 500) & (Y > 400), 2, score=0.2),
+        entry(AT_EDGE, 2, score=0.2),
     ]
     kept = Kept(found, sort_errors(truth, found, "segm"), 0.5)
     return picture(truth, IMAGE, folder, [kept])
