@@ -22,7 +22,8 @@ from ws_det.paths import find_config
 
 _NEEDED = ("model", "dataloader.train", "dataloader.test", "optimizer", "lr_multiplier", "train")
 # What is read from `train` although no config of Detectron2's has it.
-_TRAIN = {"seed", "accumulation_steps", "clip_grad", "cudnn_benchmark", "float32_precision"}
+_TRAIN = {"seed", "accumulation_steps", "clip_grad", "on_nan"}
+_TRAIN |= {"cudnn_benchmark", "float32_precision"}
 
 
 def load_recipe(name: str, options: Sequence[str] = (), data_root: str | None = None) -> Recipe:

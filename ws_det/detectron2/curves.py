@@ -41,7 +41,7 @@ class CurvesHook(HookBase):
             latest = self.trainer.storage.latest()
             names = {"total_loss": "loss"} | {n: n for n in latest if n.startswith("loss_")}
             for name, word in names.items():
-                if latest[name][1] == self.trainer.iter:
+                if latest.get(name, (0, -1))[1] == self.trainer.iter:  # else it was skipped
                     self._losses.setdefault(word, []).append(latest[name][0])
 
     def after_train(self) -> None:

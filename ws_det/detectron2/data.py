@@ -40,6 +40,11 @@ class NamedMapper:
             raise InputError(f"the image {path} cannot be used ({reason}): replace it") from error
 
 
+def image_names(batch: Sequence[dict[str, Any]]) -> list[str]:
+    """Files and ids of a model's inputs."""
+    return [f"{image.get('file_name')} (id {image.get('image_id')})" for image in batch]
+
+
 def register_set(root: str, name: str) -> tuple[str, str]:
     """Register ``<name>_train`` and ``<name>_val`` of a COCO-format folder.
 

@@ -14,6 +14,7 @@ from ws_det.checks import check_gpus, check_writable
 from ws_det.detectron2.data import check_sets
 from ws_det.detectron2.recipe import Recipe
 from ws_det.detectron2.weights import loaded_model, local_file, model_in
+from ws_det.guard import check_on_nan
 from ws_det.errors import InputError, first_line
 
 
@@ -60,6 +61,7 @@ def last_checkpoint(recipe: Recipe) -> str:
     """The checkpoint to resume from."""
     return DetectionCheckpointer(nn.Identity(), recipe.output_dir).get_checkpoint_file()
 
+    check_on_nan(recipe.on_nan)
 
 def _check_training(recipe: Recipe, processes: int) -> None:
     if recipe.batch_size % processes or not recipe.batch_size:

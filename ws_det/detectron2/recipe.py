@@ -28,7 +28,7 @@ class LazyRecipe:
 
     ``train.accumulation_steps`` (1) passes of ``dataloader.train.total_batch_size`` images make
     an iteration, ``train.clip_grad.max_norm`` (off) bounds the gradient's norm, ``train.seed``
-    (random) makes runs repeatable.
+    (random) makes runs repeatable, ``train.on_nan`` ("stop") may be "skip", see ``NanGuard``.
     """
 
     checkpoint_option = "train.init_checkpoint=FILE"
@@ -47,6 +47,7 @@ class LazyRecipe:
         self.seed: int = train.get("seed", -1)
         self.accumulation: int = train.get("accumulation_steps", 1)
         self.max_norm: float | None = (train.get("clip_grad") or {}).get("max_norm")
+        self.on_nan: str = train.get("on_nan", "stop")
         self.device: str = train.device
         self.batch_size: int = cfg.dataloader.train.total_batch_size
         self.train_sets = _names(cfg.dataloader.train.dataset.names)
@@ -114,6 +115,7 @@ class YamlRecipe:
         self.seed: int = cfg.SEED
         self.accumulation: int = solver.ACCUMULATION_STEPS
         self.max_norm: float | None = None  # its optimizer clips by itself
+        self.on_nan: str = solver.ON_NAN
         self.device: str = cfg.MODEL.DEVICE
         self.batch_size: int = solver.IMS_PER_BATCH
         self.train_sets, self.test_sets = list(cfg.DATASETS.TRAIN), list(cfg.DATASETS.TEST)

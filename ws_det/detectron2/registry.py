@@ -35,7 +35,7 @@ from ws_det.errors import InputError
 
 
 def add_ws_config(cfg: CfgNode) -> None:
-    """Add ``MODEL.WS`` and ``SOLVER.ACCUMULATION_STEPS`` to a config, before a yaml is merged.
+    """Add ``MODEL.WS`` and ours in ``SOLVER`` to a config, before a yaml is merged.
 
     Calling it again changes nothing.
 
@@ -57,6 +57,8 @@ def add_ws_config(cfg: CfgNode) -> None:
     cfg.MODEL.WS.ADAPTIVE = False
     # Forward and backward passes in an iteration, whose mean gradient makes one optimizer step.
     cfg.SOLVER.ACCUMULATION_STEPS = 1
+    # At a loss or gradient that is not finite: stop, or skip the step.
+    cfg.SOLVER.ON_NAN = "stop"
 
 
 def build_ws_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:

@@ -18,12 +18,14 @@ from torch.multiprocessing.spawn import ProcessRaisedException
 from ws_det.detectron2 import preflight
 from ws_det.detectron2.config import load_recipe
 from ws_det.detectron2.curves import CurvesHook
+from ws_det.detectron2.data import image_names
 from ws_det.detectron2.evaluator import CocoTwelveEvaluator, PicturesEvaluator
 from ws_det.detectron2.hooks import SyncEstBNHook
 from ws_det.detectron2.recipe import Recipe, dataset_dicts
 from ws_det.detectron2.trainer import AccumulatingTrainer
 from ws_det.detectron2.weights import SafeCheckpointer
 from ws_det.errors import InputError
+from ws_det.guard import NanGuard
 from ws_det.paths import find_config
 from ws_det.report import closing_line, write_json
 
@@ -113,6 +115,7 @@ def _train(recipe: Recipe, model: nn.Module, job: Job) -> dict[str, Any]:
         optimizer,
         seed=recipe.seed if recipe.seed >= 0 else comm.shared_random_seed(),
         accumulation=recipe.accumulation,
+    guard = NanGuard(model, image_names, recipe.output_dir, recipe.on_nan)
         max_norm=recipe.max_norm,
         amp=recipe.amp,
     )
@@ -120,6 +123,7 @@ def _train(recipe: Recipe, model: nn.Module, job: Job) -> dict[str, Any]:
     report: dict[str, Any] = {}
 
     def evaluate() -> dict[str, Any]:
+        guard=guard,
         results, numbers = _evaluate(recipe, trainer.model)
         report.update(numbers)
         curves.evaluated(numbers)

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ws_det.detectron2.stream import seed_step
+from ws_det.guard import NanGuard, gradient_norm
 
 
 class AccumulatingTrainer(SimpleTrainer):
@@ -29,6 +30,7 @@ class AccumulatingTrainer(SimpleTrainer):
         accumulation: Passes per step.
         max_norm: Clip the gradient's norm to this; None leaves it.
         amp: Automatic mixed precision, in float16 with a scaled loss.
+        guard: Of the model; without one a loss that is not finite raises FloatingPointError.
     """
 
     def __init__(
@@ -40,9 +42,11 @@ class AccumulatingTrainer(SimpleTrainer):
         accumulation: int = 1,
         max_norm: float | None = None,
         amp: bool = False,
+        guard: NanGuard | None = None,
     ) -> None:
         super().__init__(model, None, optimizer)
         self.seed, self.accumulation, self.max_norm, self.amp = seed, accumulation, max_norm, amp
+        self.guard = guard
         self.device = next(model.parameters()).device.type
         self.scaler = torch.amp.GradScaler(self.device, enabled=amp)
 
@@ -67,12 +71,27 @@ class AccumulatingTrainer(SimpleTrainer):
             for name, loss in losses.items():
                 sums[name] = sums.get(name, 0) + loss.detach() / self.accumulation
         self.after_backward()
-        self._write_metrics(sums, data_time)  # raises where a loss is not finite
+        if self._is_finite():
+            self._write_metrics(sums, data_time)  # without a guard this raises
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+
+    def _is_finite(self) -> bool:
+        """Clip the gradient, and ask the guard whether to step."""
+        norm = None
         if self.max_norm is not None:
             self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.max_norm)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+            norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.max_norm)
+        if self.guard is None:
+            return True
+        if self.amp:
+            norm = None  # the scaler skips steps whose gradient overflows
+        elif norm is None:
+            norm = gradient_norm(self.model.parameters())
+        finite = self.guard.check(self.iter, norm)
+        if self.amp and not finite and self.max_norm is not None:
+            self.scaler.update()  # forget what was unscaled
+        return finite
 
     def state_dict(self) -> dict[str, Any]:
         """Detectron2's own, the seed and the loss scale."""

@@ -21,7 +21,7 @@ from ws_det.paths import find_config
 _MODULES = [
     f"ws_det.mmdet{part}" for part in ("", ".images", ".loops", ".report", ".resume", ".saving")
 ]
-_HOOKS = ("ResumeHook", "SyncEstBNHook", "CurvesHook", "CocoReportHook")
+_HOOKS = ("ResumeHook", "NanGuardHook", "SyncEstBNHook", "CurvesHook", "CocoReportHook")
 
 
 def load_config(
@@ -64,9 +64,9 @@ def load_config(
 def complete(cfg: Config, launcher: str) -> None:
     """Add what these tools promise for every config; what it has already stays.
 
-    A resume equal to the bit, checkpoints written whole, EstBN kept equal over ranks, curves,
-    TensorBoard, damaged images named, COCO's twelve numbers with a report, and DDP that also works
-    without GPUs.
+    A resume equal to the bit, checkpoints written whole, EstBN kept equal over ranks, a stop at
+    NaN, curves, TensorBoard, damaged images named, COCO's twelve numbers with a report, and DDP
+    that also works without GPUs.
 
     Args:
         cfg: The config, changed in place.
