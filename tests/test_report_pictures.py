@@ -49,7 +49,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def shown(folder: Path) -> dict[str, Any]:
-    """A ring that is found, an edge that only a weak detection finds, a crowd, a wrong detection."""
+    """A ring that is found, an edge found too weakly, a crowd, and a wrong detection."""
     truth = {
         "images": [IMAGE],
         "categories": [{"id": 9, "name": "nine"}, {"id": 2, "name": "two"}],
