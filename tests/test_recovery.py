@@ -14,8 +14,8 @@ from ws_det.recovery import newest_whole, remove_parts
 
 def write(folder: Path, *iterations: int, named: str | None = None) -> None:
     """Checkpoints one second apart, then ``last_checkpoint``."""
-    time = 1_000_000_000
-    for time, iteration in enumerate(iterations, time):
+    start = time = 1_000_000_000
+    for time, iteration in enumerate(iterations, start):
         save_checkpoint({"iter": iteration}, folder / f"iter_{iteration}.pth")
         os.utime(folder / f"iter_{iteration}.pth", (time, time))
     if named is not None:
@@ -86,7 +86,7 @@ def test_none_whole(tmp_path: Path) -> None:
     write(tmp_path, 1, 2, named="iter_2.pth")
     for path in tmp_path.glob("*.pth"):
         path.write_bytes(b"")
-    with pytest.raises(InputError, match="no checkpoint beside .* is whole .* to start anew"):
+    with pytest.raises(InputError, match=r"no checkpoint beside .* is whole .* to start anew"):
         find(tmp_path)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -58,6 +60,25 @@ class StepEstimates:
         average_estimates(self.module)
         mean = self._read()
         self._write(torch.where(mean.isfinite().all(), mean, self._start))
+
+    def average(self) -> None:
+        """Make the sum of an unfinished step equal on all ranks, so that one copy can be saved.
+
+        The step ends with that mean anyway.
+        """
+        if self.passes and self._buffers and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(self._sum)
+            self._sum /= torch.distributed.get_world_size()
+
+    def state_dict(self) -> dict[str, Any]:
+        """An unfinished step, to be saved beside the estimates that it began with."""
+        return {"passes": self.passes, "sum": self._sum}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up an unfinished step, when the module has its estimates back."""
+        self.passes = 0
+        self.begin_pass()
+        self.passes, self._sum = state["passes"], state["sum"].to(self._start)
 
     def _read(self) -> Tensor:
         return torch.cat(self._buffers)

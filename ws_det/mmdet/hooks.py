@@ -26,11 +26,18 @@ class SyncEstBNHook(Hook):
 
     def __init__(self) -> None:
         self._estimates: StepEstimates | None = None
+        self._unfinished: dict[str, Any] | None = None
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Keep the step that a checkpoint was saved in, see ``ResumeHook``."""
+        self._unfinished = checkpoint.pop("estimates", None)
 
     def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         """Begin a pass; warn of stopped statistics, once: only here every loop called train()."""
         if self._estimates is None:
             self._estimates = StepEstimates(runner.model)
+            if self._unfinished:
+                self._estimates.load_state_dict(self._unfinished)
             for message in stopped_statistics(runner.model):
                 runner.logger.warning(message)
         self._estimates.begin_pass()
@@ -38,6 +45,16 @@ class SyncEstBNHook(Hook):
     def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         """End a pass, and where the optimizer stepped the step, with one all-reduce."""
         self._estimates.end_pass(last=runner.optim_wrapper.should_update())
+
+    def before_ranks_save(self, runner: Runner) -> None:
+        """Make an unfinished step equal on all ranks."""
+        if self._estimates:
+            self._estimates.average()
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Add an unfinished step."""
+        if self._estimates and self._estimates.passes and "optimizer" in checkpoint:
+            checkpoint["estimates"] = self._estimates.state_dict()
 
 
 @HOOKS.register_module(force=True)

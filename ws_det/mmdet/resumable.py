@@ -10,7 +10,7 @@ from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.runner import BaseLoop, Runner
 
 from ws_det.mmdet.loops import RESUMABLE
-from ws_det.mmdet.resume import Batch, Point, change, mean_gradients, scale_rates
+from ws_det.mmdet.resume import Batch, Point, change, scale_rates
 from ws_det.mmdet.saving import rename_when_whole
 from ws_det.mmdet.stream import resumable
 
@@ -57,7 +57,7 @@ class ResumableRunner(Runner):
     ) -> None:
         """Save beside and rename, on the first rank; every rank calls this."""
         if save_optimizer:
-            mean_gradients(self.model.parameters())
+            self.call_hook("before_ranks_save")  # MMEngine's before_save_checkpoint is of one rank
         local = isinstance(get_file_backend(out_dir), LocalBackend)
         part = f".{filename}.{os.getpid()}.part" if local else filename
         super().save_checkpoint(out_dir, part, *args, save_optimizer=save_optimizer, **kwargs)

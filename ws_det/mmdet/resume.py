@@ -23,6 +23,7 @@ from ws_det.recovery import POINTER, Found, newest_whole
 from ws_det.seeding import STEP, seed_at
 
 _RUN, _GRADIENTS = "ws_det_run", "gradients"
+_UNFINISHED = (_GRADIENTS, "estimates")  # what belongs to a step that is to have more passes
 
 
 class Batch(NamedTuple):
@@ -187,6 +188,11 @@ def whole_model(runner: Runner) -> nn.Module:
     return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 
+def point_of(runner: Runner) -> Point:
+    """Where a runner took up its run; MMDetection's own tools do not say."""
+    return getattr(runner, "point", Point())
+
+
 @HOOKS.register_module(force=True)
 class ResumeHook(Hook):
     """Make a resumed run equal to one that never stopped, to the bit.
@@ -201,31 +207,38 @@ class ResumeHook(Hook):
         self._gradients: dict[str, torch.Tensor] = {}
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Take the gradients."""
+        """Take the gradients, if their step is one of as many passes here."""
+        if point_of(runner).batch != Batch.of(runner.cfg):
+            for part in _UNFINISHED:
+                checkpoint.pop(part, None)
         self._gradients = checkpoint.pop(_GRADIENTS, {})
 
     def before_train(self, runner: Runner) -> None:
-        """Give them to the model, if the step they are for is taken with as many passes."""
-        point = runner.point
-        if self._gradients and point.batch == Batch.of(runner.cfg):
-            passes = runner.iter % point.batch.accumulation
-            runner.logger.info(f"The gradients of {passes} passes are in the checkpoint too.")
-            for name, parameter in whole_model(runner).named_parameters():
-                if name in self._gradients:
-                    parameter.grad = self._gradients[name].to(parameter.device)
+        """Give them to the model."""
+        if self._gradients:
+            passes = runner.iter % Batch.of(runner.cfg).accumulation
+            unit = "1 pass" if passes == 1 else f"{passes} passes"
+            runner.logger.info(f"No gradient is lost: that of {unit} is in the checkpoint.")
+        for name, parameter in whole_model(runner).named_parameters():
+            if name in self._gradients:
+                parameter.grad = self._gradients[name].to(parameter.device)
         self._gradients = {}
 
     def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         """Seed the proposals, RoIs and dropout of this pass."""
         seed_at(runner.seed, STEP, runner.rank, runner.iter)
 
+    def before_ranks_save(self, runner: Runner) -> None:
+        """Make the waiting gradients equal on all ranks."""
+        mean_gradients(runner.model.parameters())
+
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Add what a resume needs."""
-        meta = checkpoint["meta"]
+        meta, point = checkpoint["meta"], point_of(runner)
         meta[_RUN] = {
             "batch": tuple(Batch.of(runner.cfg)),
             "epoch_iters": len(runner.train_dataloader),
-            "position": runner.point.position + meta["iter"] - runner.point.iter,
+            "position": point.position + meta["iter"] - point.iter,
         }
         if "optimizer" in checkpoint:
             waiting = whole_model(runner).named_parameters()

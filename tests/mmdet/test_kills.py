@@ -1,0 +1,55 @@
+"""kill -9 at random moments of a run of two processes. Oracle: the run that was never killed.
+
+``WS_DET_KILLS=50 pytest tests/mmdet/test_kills.py`` kills more often; ``WS_DET_SEED`` chooses when.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.conftest import REPO, write_set
+from tests.mmdet.conftest import CONFIG
+from tests.mmdet.test_resume import BCN, EPOCHS, assert_same, several, state
+
+KILLS = int(os.environ.get("WS_DET_KILLS", 3))
+SEED = int(os.environ.get("WS_DET_SEED", 0))
+
+
+def test_no_kill_loses_more_than_an_interval(tmp_path: Path) -> None:
+    """A checkpoint each iteration, and the newest two are kept."""
+    config = tmp_path / "killed.py"
+    config.write_text(CONFIG + BCN.replace("max_keep_ckpts=20", "max_keep_ckpts=2") + EPOCHS)
+    root = write_set(tmp_path / "set", train=6)
+    epochs = 2 + KILLS  # of three iterations, and a kill comes after less than that
+    flags = [config, "--data-root", root, "--launcher", "pytorch", "--cfg-options"]
+    flags = [*map(str, flags), f"train_cfg.max_epochs={epochs}", "randomness.seed=7", "--work-dir"]
+    several([[*flags, tmp_path / "whole"]], timeout=120 + 20 * KILLS)
+    job = {
+        "kills": KILLS,
+        "seed": SEED,
+        "work_dir": str(tmp_path / "killed"),
+        "arguments": [*flags, str(tmp_path / "killed"), "--resume"],
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.mmdet.killed", json.dumps(job)],
+        env=os.environ | {"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=180 + 60 * KILLS,
+    )
+    assert done.returncode == 0
+    *kills, end = map(json.loads, done.stdout.splitlines())
+    print("\n".join(map(str, kills)))
+    assert len(kills) == KILLS and end["codes"] == [0, 0]
+    assert all(kill["codes"] == [-9, -9] for kill in kills), "a run ended before it was killed"
+    for run in (*kills, end):
+        # None: killed before it came so far, or there was no checkpoint yet
+        assert run["resumed"] in (None, run["last"])
+    last = f"iter_{3 * epochs}.pth"
+    assert_same(state(tmp_path / "whole" / last), state(tmp_path / "killed" / last))
+    left = {path.name for path in (tmp_path / "killed").glob("*.pth")}
+    assert last in left and not list((tmp_path / "killed").glob(".*.part"))
