@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from functools import partial
 
 import pytest
 import torch
@@ -63,6 +64,41 @@ def test_detectors_there_and_back(build: str, to: str) -> None:
     expected, found = without_background(state), without_background(back.state)
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[key], tensor) for key, tensor in expected.items())
+
+
+def test_every_key_of_mmdetections_mask_rcnn_with_gn() -> None:
+    """Oracle: torchvision's Mask R-CNN with GN in each place; there and back is exact."""
+    registry = pytest.importorskip("mmdet.registry", reason="needs MMDetection")
+    from mmengine.config import Config
+    from mmengine.registry import DefaultScope
+
+    import ws_det.mmdet
+
+    cfg = Config.fromfile(ws_det.config_path("mask-rcnn_r50_fpn_gn-ws-all_2x_coco"))
+    gn = partial(nn.GroupNorm, 32)
+    parts = models.detection
+    with DefaultScope.overwrite_default_scope("mmdet"), torch.device("meta"):
+        state = registry.MODELS.build(cfg.model).state_dict()
+        body = models.resnet50(norm_layer=gn)
+        theirs = parts.MaskRCNN(
+            parts.backbone_utils._resnet_fpn_extractor(body, 5, norm_layer=gn),
+            num_classes=81,
+            box_head=parts.faster_rcnn.FastRCNNConvFCHead(
+                (256, 7, 7), [256] * 4, [1024], norm_layer=gn
+            ),
+            mask_head=parts.mask_rcnn.MaskRCNNHeads(256, [256] * 4, 1, norm_layer=gn),
+        )
+    for key, tensor in state.items():
+        state[key] = (
+            torch.rand(tensor.shape) if "roi_head" in key else torch.rand(()).expand(tensor.shape)
+        )
+    there = convert_state(state, "torchvision")
+    assert there.unmatched == there.needless == []
+    shapes = {key: tensor.shape for key, tensor in theirs.state_dict().items()}
+    assert {key: tensor.shape for key, tensor in there.state.items()} == shapes
+    back = convert_state(there.state, "mmdet").state
+    assert back.keys() == state.keys()
+    assert all(torch.equal(back[key], tensor) for key, tensor in state.items())
 
 
 def test_names_from_before_version_0_13() -> None:

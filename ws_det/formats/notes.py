@@ -98,6 +98,11 @@ def _on_heads(canonical: State, source: Format, target: Format) -> list[str]:
             "level 7: MMDetection has a ReLU before its convolution only with "
             "neck.relu_before_extra_convs=True, the others always"
         )
+    if "retina.reg.weight" in canonical and set(ends) == {"mmdet", "detectron2"}:
+        notes.append(
+            "boxes: MMDetection clips those of RetinaNet to the image before the NMS, Detectron2 "
+            "after it, as MMDetection does with bbox_coder.clip_border=False"
+        )
     if "box.cls.weight" in canonical and "jhu" in ends:
         notes.append(
             "boxes: the authors' fork counts a pixel more in width and height, and pools with "
