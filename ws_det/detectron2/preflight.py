@@ -5,7 +5,6 @@ from __future__ import annotations
 import os.path as osp
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
 from ws_det import fit
@@ -13,9 +12,9 @@ from ws_det.checkpoint import below, load_checkpoint
 from ws_det.checks import check_gpus, check_writable
 from ws_det.detectron2.data import check_sets
 from ws_det.detectron2.recipe import Recipe
-from ws_det.detectron2.weights import loaded_model, local_file, model_in
-from ws_det.guard import check_on_nan
+from ws_det.detectron2.weights import loaded_model, local_file, model_in, resume_point
 from ws_det.errors import InputError, first_line
+from ws_det.guard import check_on_nan
 
 
 def check(
@@ -43,25 +42,15 @@ def check(
     sets = recipe.test_sets if test else [*recipe.train_sets, *recipe.test_sets]
     check_sets(sets, recipe.num_classes())
     model = build_model(recipe)
-    if test or (resume and has_checkpoint(recipe)):
-        path = recipe.weights if test else last_checkpoint(recipe)
+    last = resume_point(recipe.output_dir) if resume and not test else None
+    if test or last:
+        path = recipe.weights if test else last
         if not path:
             raise InputError(f"there are no weights to evaluate: give {recipe.checkpoint_option}")
         _check_weights(recipe, model, path, whole=True, force=force)
     elif recipe.weights:
         _check_weights(recipe, model, recipe.weights, whole=False, force=force)
 
-
-def has_checkpoint(recipe: Recipe) -> bool:
-    """Whether there is a run to resume in the output folder."""
-    return DetectionCheckpointer(nn.Identity(), recipe.output_dir).has_checkpoint()
-
-
-def last_checkpoint(recipe: Recipe) -> str:
-    """The checkpoint to resume from."""
-    return DetectionCheckpointer(nn.Identity(), recipe.output_dir).get_checkpoint_file()
-
-    check_on_nan(recipe.on_nan)
 
 def _check_training(recipe: Recipe, processes: int) -> None:
     if recipe.batch_size % processes or not recipe.batch_size:
@@ -72,6 +61,7 @@ def _check_training(recipe: Recipe, processes: int) -> None:
         )
     if recipe.accumulation < 1:
         raise InputError(f"accumulation over {recipe.accumulation} steps: give 1 or more")
+    check_on_nan(recipe.on_nan)
     if recipe.amp and not torch.cuda.is_available():
         raise InputError(
             "automatic mixed precision needs a GPU: leave out train.amp.enabled=True (in a yaml "

@@ -9,10 +9,11 @@ from typing import Any
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils.file_io import PathManager
 
-from ws_det.checkpoint import load_checkpoint, state_dict_of
+from ws_det.checkpoint import load_checkpoint, save_checkpoint, state_dict_of
 from ws_det.errors import InputError
 from ws_det.formats import FORMATS, Format, convert_state, recognize
 from ws_det.formats.files import with_prefix
+from ws_det.recovery import POINTER, newest_whole, remove_parts
 
 _BACKBONE = "backbone.bottom_up."
 _OWN = FORMATS["detectron2"]
@@ -26,6 +27,40 @@ class SafeCheckpointer(DetectionCheckpointer):
         if filename.endswith(".pkl"):
             return model_in(load_checkpoint(filename))
         return loaded_model(filename)
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Save as Detectron2 does, but beside and renamed; a full disk is one sentence."""
+        if not self.save_dir or not self.save_to_disk:
+            return
+        parts = {key: part.state_dict() for key, part in self.checkpointables.items()}
+        path = Path(self.save_dir, f"{name}.pth")
+        self.logger.info(f"Saving checkpoint to {path}")
+        save_checkpoint({"model": self.model.state_dict(), **parts, **kwargs}, path)
+        self.tag_last_checkpoint(path.name)
+
+
+def resume_point(folder: str) -> str | None:
+    """The newest whole checkpoint of the run in a folder, which Detectron2 then resumes from.
+
+    ``last_checkpoint`` is made to name it, and what a killed run left half written is removed.
+
+    Raises:
+        InputError: If there are checkpoints, and none is whole.
+    """
+    pointer = Path(folder, POINTER)
+
+    def progress(checkpoint: dict[str, Any]) -> int:
+        return checkpoint.get("iteration", -1)
+
+    found = newest_whole(pointer, pointer.parent.glob("model_*.pth"), load_checkpoint, progress)
+    if found is None:
+        return None
+    remove_parts(folder)
+    if not pointer.is_file() or pointer.read_text() != found.path.name:
+        part = pointer.with_name(f".{POINTER}.part")
+        part.write_text(found.path.name)
+        part.replace(pointer)
+    return str(found.path)
 
 
 def local_file(reference: str) -> str:

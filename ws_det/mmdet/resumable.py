@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.fileio import LocalBackend, get_file_backend
-from mmengine.runner import BaseLoop, Runner
+from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
 
+from ws_det.batch import change
 from ws_det.mmdet.loops import RESUMABLE
-from ws_det.mmdet.resume import Batch, Point, change, scale_rates
+from ws_det.mmdet.resume import Point, batch_of, scale_rates
 from ws_det.mmdet.saving import rename_when_whole
 from ws_det.mmdet.stream import resumable
 
@@ -37,7 +38,7 @@ class ResumableRunner(Runner):
             diff_rank_seed=self._randomness_cfg.get("diff_rank_seed", False),
         )
         by_epoch = kind == "EpochBasedTrainLoop"
-        self.point = self.point.on(Batch.of(self.cfg), len(loader), by_epoch)
+        self.point = self.point.on(batch_of(self.cfg), len(loader), by_epoch)
         loader = resumable(loader, self.seed, self.point.position, endless=not by_epoch)
         self._train_dataloader = loader
         settings = {key: value for key, value in loop.items() if key != "by_epoch"}
@@ -47,10 +48,17 @@ class ResumableRunner(Runner):
         """Take up a run, and say what another number of GPUs changes."""
         super().resume(filename, *args, **kwargs)
         self.train_loop._iter = self.point.iter
-        old, new = self.point.batch, Batch.of(self.cfg)
-        if old not in (None, new):
-            rate = self._rate(new.total() / old.total())
-            self.logger.warning(change(old, new, self.point, rate))
+        point, new = self.point, batch_of(self.cfg)
+        if point.batch in (None, new):
+            return
+        scaled = bool((self.auto_scale_lr or {}).get("enable"))
+        if scaled:
+            scale_rates(self, new.total() / point.batch.total())
+        past = point.iter - point.epoch * point.epoch_iters
+        place = f"epoch {point.epoch + 1} at iteration {past} of {point.epoch_iters}"
+        if isinstance(self.train_loop, IterBasedTrainLoop):
+            place = f"iteration {point.iter} after as many images as before"
+        self.logger.warning(change(point.batch, new, place, scaled))
 
     def save_checkpoint(
         self, out_dir: str, filename: str, *args: Any, save_optimizer: bool = True, **kwargs: Any
@@ -63,14 +71,3 @@ class ResumableRunner(Runner):
         super().save_checkpoint(out_dir, part, *args, save_optimizer=save_optimizer, **kwargs)
         if local and self.rank == 0:
             rename_when_whole(Path(out_dir, part), Path(out_dir, filename))
-
-    def _rate(self, ratio: float) -> str:
-        if ratio == 1:
-            return "the same learning rate"
-        if not (self.auto_scale_lr or {}).get("enable"):
-            return (
-                f"the learning rate stays that of the checkpoint, where the linear scaling rule "
-                f"(--auto-scale-lr) has {ratio:g} times that"
-            )
-        scale_rates(self, ratio)
-        return f"the learning rate {ratio:g} times that of the checkpoint"

@@ -17,6 +17,7 @@ from mmengine.runner import Runner
 from torch import distributed as dist
 from torch import nn
 
+from ws_det.batch import Batch
 from ws_det.errors import InputError
 from ws_det.mmdet.weights import load_safely
 from ws_det.recovery import POINTER, Found, newest_whole
@@ -26,25 +27,10 @@ _RUN, _GRADIENTS = "ws_det_run", "gradients"
 _UNFINISHED = (_GRADIENTS, "estimates")  # what belongs to a step that is to have more passes
 
 
-class Batch(NamedTuple):
-    """What makes up the images of an optimizer step."""
-
-    processes: int
-    images: int
-    accumulation: int
-
-    @classmethod
-    def of(cls, cfg: Config) -> Batch:
-        """Of a run with this config in the present process group."""
-        accumulation = cfg.optim_wrapper.get("accumulative_counts", 1)
-        return cls(get_world_size(), cfg.train_dataloader.batch_size, accumulation)
-
-    def total(self) -> int:
-        """Images of a step."""
-        return self.processes * self.images * self.accumulation
-
-    def __str__(self) -> str:
-        return f"{self.processes} x {self.images} x {self.accumulation}"
+def batch_of(cfg: Config) -> Batch:
+    """Of a run with this config in the present process group."""
+    accumulation = cfg.optim_wrapper.get("accumulative_counts", 1)
+    return Batch(get_world_size(), cfg.train_dataloader.batch_size, accumulation)
 
 
 class Point(NamedTuple):
@@ -92,10 +78,9 @@ class Point(NamedTuple):
         A loop that counts iterations goes on counting them; one that counts epochs is in the same
         epoch, and its iterations are counted as if all of them had been run this way.
         """
-        old, new = self.batch, batch.processes * batch.images
-        if old in (None, batch) or old.processes * old.images == new:
+        if self.batch is None or self.batch.of_pass() == batch.of_pass():
             return self._replace(epoch_iters=epoch_iters)
-        share = old.processes * old.images / new
+        share = self.batch.of_pass() / batch.of_pass()
         if not by_epoch:
             return self._replace(position=round(self.position * share), epoch_iters=epoch_iters)
         past = self.iter - self.epoch * self.epoch_iters
@@ -156,21 +141,6 @@ def scale_rates(runner: Runner, ratio: float) -> None:
             scheduler.base_values = [value * ratio for value in scheduler.base_values]
 
 
-def change(old: Batch, new: Batch, point: Point, rate: str) -> str:
-    """The sentences that tell a user what another number of GPUs means."""
-    totals = (
-        f"still {new.total()} images a step"
-        if old.total() == new.total()
-        else f"{new.total()} images a step for {old.total()}"
-    )
-    epoch, past = point.epoch + 1, point.iter - point.epoch * point.epoch_iters
-    return (
-        f"The run goes on with {new} for {old} (processes x images x accumulation): {totals}, "
-        f"{rate}, epoch {epoch} at iteration {past} of {point.epoch_iters}. It is equal to the "
-        f"bit only where nothing changes."
-    )
-
-
 def mean_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Replace gradients that wait for more passes by their mean over the processes.
 
@@ -208,7 +178,7 @@ class ResumeHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Take the gradients, if their step is one of as many passes here."""
-        if point_of(runner).batch != Batch.of(runner.cfg):
+        if point_of(runner).batch != batch_of(runner.cfg):
             for part in _UNFINISHED:
                 checkpoint.pop(part, None)
         self._gradients = checkpoint.pop(_GRADIENTS, {})
@@ -216,7 +186,7 @@ class ResumeHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Give them to the model."""
         if self._gradients:
-            passes = runner.iter % Batch.of(runner.cfg).accumulation
+            passes = runner.iter % batch_of(runner.cfg).accumulation
             unit = "1 pass" if passes == 1 else f"{passes} passes"
             runner.logger.info(f"No gradient is lost: that of {unit} is in the checkpoint.")
         for name, parameter in whole_model(runner).named_parameters():
@@ -236,7 +206,7 @@ class ResumeHook(Hook):
         """Add what a resume needs."""
         meta, point = checkpoint["meta"], point_of(runner)
         meta[_RUN] = {
-            "batch": tuple(Batch.of(runner.cfg)),
+            "batch": tuple(batch_of(runner.cfg)),
             "epoch_iters": len(runner.train_dataloader),
             "position": point.position + meta["iter"] - point.iter,
         }
