@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from ws_det.errors import run_tool
 # The test models are so small that a second thread costs more than it brings.
 torch.set_num_threads(1)
 
+KILLS = int(os.environ.get("WS_DET_KILLS", 3))
 REPO = Path(__file__).resolve().parents[1]
 # Not contiguous, so that an id taken for a label shows.
 CATEGORIES = [{"id": 3, "name": "box"}, {"id": 7, "name": "bar"}]
@@ -95,6 +97,33 @@ def run(
         text=True,
         timeout=timeout,
     )
+
+
+def kill(job: dict[str, Any]) -> dict[str, Any]:
+    """Kill a training ``WS_DET_KILLS`` times, see ``tests/killed.py``, and return its last start.
+
+    Each start has to resume the newest checkpoint that there was.
+    """
+    job = {"kills": KILLS, "seed": int(os.environ.get("WS_DET_SEED", 0)), **job}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.killed", json.dumps(job)],
+        env=os.environ | {"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=180 + 60 * KILLS,
+    )
+    assert done.returncode == 0
+    # an import may print too
+    lines = [line for line in done.stdout.splitlines() if line.startswith('{"codes"')]
+    *kills, end = map(json.loads, lines)
+    print(*kills, sep="\n")
+    assert len(kills) == KILLS
+    for killed in kills:
+        assert set(killed["codes"]) == {-9}, "a run ended before it was killed"
+    for start in (*kills, end):
+        # None: killed before it came so far, or there was no checkpoint yet
+        assert start["resumed"] in (None, start["last"])
+    return end
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from ws_det.batch import Batch, change
     [
         (Batch(1, 1, 4), False, "still 4 images a step, the same learning rate, here."),
         (Batch(4, 1, 2), True, "8 images a step for 4, the learning rate 2 times that of"),
-        (Batch(1, 1, 2), False, "2 images a step for 4, the learning rate of the checkpoint, where"),
+        (Batch(1, 1, 2), False, "2 images a step for 4, the learning rate of the checkpoint"),
     ],
 )
 def test_change(new: Batch, scaled: bool, said: str) -> None:

@@ -5,18 +5,11 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
-from tests.conftest import REPO, write_set
+from tests.conftest import KILLS, kill, write_set
 from tests.mmdet.conftest import CONFIG
 from tests.mmdet.test_resume import BCN, EPOCHS, assert_same, several, state
-
-KILLS = int(os.environ.get("WS_DET_KILLS", 3))
-SEED = int(os.environ.get("WS_DET_SEED", 0))
 
 
 def test_no_kill_loses_more_than_an_interval(tmp_path: Path) -> None:
@@ -29,26 +22,16 @@ def test_no_kill_loses_more_than_an_interval(tmp_path: Path) -> None:
     flags = [*map(str, flags), f"train_cfg.max_epochs={epochs}", "randomness.seed=7", "--work-dir"]
     several([[*flags, tmp_path / "whole"]], timeout=120 + 20 * KILLS)
     job = {
-        "kills": KILLS,
-        "seed": SEED,
         "work_dir": str(tmp_path / "killed"),
+        "module": "ws_det.mmdet.runner",
+        "tool": "train",
         "arguments": [*flags, str(tmp_path / "killed"), "--resume"],
+        "processes": 2,
+        "saved": r"iter_(\d+)\.pth",
+        "resumed": r"resumed epoch: \d+, iter: (\d+)",
     }
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.mmdet.killed", json.dumps(job)],
-        env=os.environ | {"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        text=True,
-        timeout=180 + 60 * KILLS,
-    )
-    assert done.returncode == 0
-    *kills, end = map(json.loads, done.stdout.splitlines())
-    print("\n".join(map(str, kills)))
-    assert len(kills) == KILLS and end["codes"] == [0, 0]
-    assert all(kill["codes"] == [-9, -9] for kill in kills), "a run ended before it was killed"
-    for run in (*kills, end):
-        # None: killed before it came so far, or there was no checkpoint yet
-        assert run["resumed"] in (None, run["last"])
+    end = kill(job)
+    assert end["codes"] == [0, 0]
     last = f"iter_{3 * epochs}.pth"
     assert_same(state(tmp_path / "whole" / last), state(tmp_path / "killed" / last))
     left = {path.name for path in (tmp_path / "killed").glob("*.pth")}

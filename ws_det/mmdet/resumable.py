@@ -66,8 +66,17 @@ class ResumableRunner(Runner):
         """Save beside and rename, on the first rank; every rank calls this."""
         if save_optimizer:
             self.call_hook("before_ranks_save")  # MMEngine's before_save_checkpoint is of one rank
-        local = isinstance(get_file_backend(out_dir), LocalBackend)
-        part = f".{filename}.{os.getpid()}.part" if local else filename
-        super().save_checkpoint(out_dir, part, *args, save_optimizer=save_optimizer, **kwargs)
-        if local and self.rank == 0:
-            rename_when_whole(Path(out_dir, part), Path(out_dir, filename))
+        if not isinstance(get_file_backend(out_dir), LocalBackend):
+            super().save_checkpoint(
+                out_dir, filename, *args, save_optimizer=save_optimizer, **kwargs
+            )
+            return
+        part = Path(out_dir, f".{filename}.{os.getpid()}.part")
+        try:
+            super().save_checkpoint(
+                out_dir, part.name, *args, save_optimizer=save_optimizer, **kwargs
+            )
+            if self.rank == 0:
+                rename_when_whole(part, part.with_name(filename))
+        finally:
+            part.unlink(missing_ok=True)  # what a full disk cut off
