@@ -268,6 +268,7 @@ def test_a_bias_before_a_norm_has_no_place() -> None:
     ("state", "to", "words"),
     [
         ({}, "mmdet", "no known format"),
+        ({"conv1_w": torch.zeros(1), "conv1_gn_s": torch.zeros(1)}, "mmdet", "names of Caffe2"),
         ({"a.weight": torch.zeros(1)}, "mmdet", "a.weight.* no known format"),
         (
             {

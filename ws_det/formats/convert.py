@@ -8,10 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor
-
 from ws_det.errors import InputError
-from ws_det.family import norm_family
+from ws_det.family import is_dense, norm_family
 from ws_det.formats import layout
 from ws_det.formats.names import Renamer, split
 from ws_det.formats.notes import notes_on
@@ -67,6 +65,11 @@ def convert_state(state: Mapping[str, Any], to: str, source: Format | None = Non
             its predictors cannot be brought into the other order.
     """
     source = source or recognize(state)
+    if source is None and "conv1_w" in state:
+        raise InputError(
+            "these are names of Caffe2, which Detectron2 alone matches to its own: load them "
+            "there, save a checkpoint, and convert that one"
+        )
     if source is None:
         first = ", ".join(list(state)[:3]) or "none"
         raise InputError(
@@ -128,7 +131,7 @@ def _read(state: Mapping[str, Any], source: Format) -> _Canonical:
 
 def _fits(name: str, leaf: str, tensor: Any) -> bool:
     """Whether a tensor can be what its name says."""
-    if not isinstance(tensor, Tensor):
+    if not is_dense(tensor):
         return False
     if leaf == "num_batches_tracked":
         return tensor.ndim == 0
