@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -241,3 +244,30 @@ def test_a_back_end_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
         backends_module.choose("auto")
     with pytest.raises(InputError, match="use auto, hotcoco, "):
         backends_module.choose("lvis")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_fork_does_not_wait_for_threads_that_it_has_not() -> None:
+    """hotcoco in a child by fork of a process that used it never ends; auto takes another there."""
+    needs("hotcoco")
+    truth, found = random_case(9)
+    expected = evaluate(truth, found, ["bbox"], "hotcoco")["bbox"]
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)  # if it waits after all
+        code = 1
+        try:
+            result = evaluate(truth, found, ["bbox"])["bbox"]
+            check_equal(result, SimpleNamespace(**as_reference(expected)))
+            with pytest.raises(InputError, match="forked"):
+                evaluate(truth, found, ["bbox"], "hotcoco")
+            code = 0 if result.backend != "hotcoco" else 2
+        finally:
+            os._exit(code)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def as_reference(result: Any) -> dict[str, Any]:
+    """A result in the form of COCOeval."""
+    stats = np.array(list(result.stats.values()))
+    return {"stats": stats, "eval": {"precision": result.precision}}

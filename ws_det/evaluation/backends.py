@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 from collections.abc import Callable
 from contextlib import redirect_stdout
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 Arrays = tuple["np.ndarray", "np.ndarray"]
 REFERENCE = "pycocotools"
+_threads_of: int | None = None  # the process in which hotcoco has threads; a fork has none of them
 
 
 class Backend(NamedTuple):
@@ -57,19 +59,24 @@ def choose(name: str) -> str:
         )
     why = _why_not(name)
     if why:
-        raise InputError(f'{why}: pip install "{name}>={BACKENDS[name].oldest}"')
+        raise InputError(why)
     return name
 
 
 def _why_not(name: str) -> str | None:
     backend = BACKENDS[name]
+    remedy = f'pip install "{name}>={backend.oldest}"'
     try:
         module = import_module(backend.module)
     except ImportError as error:
-        return f"the evaluation back end {name} does not import ({error})"
+        return f"the evaluation back end {name} does not import ({error}): {remedy}"
     version = getattr(module, "__version__", backend.oldest)  # pycocotools has none
     if _numbers(version) < _numbers(backend.oldest):
-        return f"{name} {version} is too old to give pycocotools' numbers"
+        return f"{name} {version} is too old to give pycocotools' numbers: {remedy}"
+    if name == "hotcoco" and _threads_of not in (None, os.getpid()):
+        return (
+            "hotcoco would wait for threads of the process that this one was forked from: spawn it"
+        )
     return None
 
 
@@ -90,6 +97,8 @@ def hotcoco_arrays(truth: Any, found: Any, kind: str) -> Arrays:
     """Precision and recall of two of hotcoco's COCO objects."""
     from hotcoco import COCOeval
 
+    global _threads_of
+    _threads_of = os.getpid()
     evaluation = COCOeval(truth, found, kind)
     evaluation.evaluate()
     evaluation.accumulate()
