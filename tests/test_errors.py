@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ws_det.errors import FrameworkError, InputError, first_line, run_tool
+from ws_det.errors import FrameworkError, InputError, first_line, run_tool, warn
 
 
 def test_framework_error_is_an_import_error() -> None:
@@ -41,3 +41,15 @@ def test_other_errors_are_not_hidden() -> None:
     """A fault of the code keeps its traceback."""
     with pytest.raises(ValueError, match="a bug"):
         run_tool(lambda: int("a bug"))
+
+
+def test_a_sentence_stays_one_line() -> None:
+    """Oracle: by hand. A name out of a file may be anything, and long."""
+    assert str(InputError("no\nkey \x1b[1m")) == r"no\nkey \x1b[1m"
+    cut = str(InputError("a" * 5000 + ": take another"))
+    assert len(cut) < 1000 and cut.startswith("aaa") and cut.endswith("aa: take another")
+
+
+def test_warnings(capsys: pytest.CaptureFixture[str]) -> None:
+    warn("it may not work")
+    assert capsys.readouterr().err == "warning: it may not work\n"

@@ -214,3 +214,42 @@ def test_fresh_statistics_counters_may_be_missing() -> None:
     for key in [key for key in state if key.endswith("num_batches_tracked")]:
         del state[key]
     check_whole(backbone, state, "c.pth", REMEDY)
+
+
+def test_weights_of_a_run_that_diverged(capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: the one weight with a NaN in it."""
+    detector = Detector()
+    state = detector.state_dict()
+    state["head.bias"][1] = float("nan")
+    for check in (check_whole, check_start):
+        with pytest.raises(
+            InputError, match=r"NaN in 1 weights, as head\.bias.*earlier checkpoint"
+        ):
+            check(Detector(), state, "c.pth", REMEDY)
+        check(Detector(), state, "c.pth", REMEDY, force=True)
+        assert "warning: c.pth has NaN" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        torch.zeros(2, 16).to_sparse(),
+        torch.empty(2, 16, device="meta"),
+        torch.zeros(2, 16, dtype=torch.int64),
+        torch.zeros(2, 16, dtype=torch.complex64),
+        "text",
+    ],
+)
+def test_weights_of_another_kind(value: object) -> None:
+    state = Detector().state_dict()
+    state["head.weight"] = value
+    with pytest.raises(InputError, match=r"1 of another shape, as head\.weight"):
+        check_whole(Detector(), state, "c.pth", REMEDY)
+
+
+def test_folded_weights_outside_of_a_backbone() -> None:
+    """The layers themselves refuse them, and it is one sentence all the same."""
+    model = nn.Sequential(WSConv2d(3, 4, 3), nn.GroupNorm(2, 4))
+    state = fold_ws(copy.deepcopy(model)).state_dict()
+    with pytest.raises(InputError, match=r"c\.pth cannot be loaded: 0\.weight is folded"):
+        check_whole(model, state, "c.pth", REMEDY)

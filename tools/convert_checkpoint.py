@@ -55,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         converted = convert_state(state, args.to, found)
         state, found = converted.state, FORMATS[args.to]
         _report(converted, args.to, args.force)
+    if not state:
+        raise InputError(f"{args.source} has no weights to write: give another checkpoint")
     if args.adopt_ws:
         from ws_det.adopt import adopt_ws
 

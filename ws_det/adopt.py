@@ -7,10 +7,9 @@ from collections import OrderedDict
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ws_det.errors import InputError
-from ws_det.family import norm_family
+from ws_det.family import is_dense, norm_family
 from ws_det.functional import weight_mean_and_deviation
 
 # What MMDetection and torchvision call the norm of a convolution named conv or conv1.
@@ -89,4 +88,9 @@ def followed_by_norm(state: dict[str, Any], key: str) -> bool:
 
 
 def _is_float(value: Any) -> bool:
-    return isinstance(value, Tensor) and torch.is_floating_point(value)
+    return is_dense(value) and value.dtype in (
+        torch.float16,
+        torch.bfloat16,
+        torch.float32,
+        torch.float64,
+    )

@@ -109,7 +109,7 @@ def state_dict_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
         Tensors by name, with their metadata.
 
     Raises:
-        InputError: If a key is no string.
+        InputError: If a key is no string, or the metadata are none.
     """
     inner = (checkpoint.get(key) for key in ("state_dict", "model"))
     state = next((found for found in inner if isinstance(found, dict)), checkpoint)
@@ -119,6 +119,14 @@ def state_dict_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
                 f"the checkpoint has a weight named {key!r}, which is no string: give a file saved "
                 f"as a state dict"
             )
+    metadata = getattr(state, "_metadata", {})
+    if not isinstance(metadata, dict) or not all(
+        isinstance(name, str) and isinstance(entry, dict) for name, entry in metadata.items()
+    ):
+        raise InputError(
+            "the checkpoint's metadata are not those of modules by name: give a file saved as a "
+            "state dict"
+        )
     wrapped = all(key.startswith("module.") for key in state)
     return below(state, "module.") if wrapped else state
 

@@ -9,6 +9,11 @@ from collections.abc import Callable
 class InputError(ValueError):
     """Bad input by the user. Its message is one sentence: the offending value and the way out."""
 
+    def __init__(self, message: str = "") -> None:
+        # What a file says of itself may be quoted, and be anything: the line stays one line.
+        line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
+        super().__init__(line if len(line) <= 1000 else f"{line[:700]} ... {line[-250:]}")
+
 
 class FrameworkError(InputError, ImportError):
     """A detection framework is missing or does not work; its message is one sentence as well."""

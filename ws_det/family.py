@@ -25,6 +25,9 @@ _TRAINED = 1.1
 _STANDARD = 0.03
 
 
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
 class Family(NamedTuple):
     """How the weights of a network were trained.
 
@@ -62,6 +65,16 @@ def mean_ratios(filters: Tensor) -> Tensor:
     return filters.mean(1).abs() * filters.shape[1] ** 0.5 / filters.std(1).clamp_min(1e-12)
 
 
+def is_dense(value: Any) -> bool:
+    """Whether a value is a tensor whose elements are there: not sparse, not one of few expanded."""
+    return (
+        isinstance(value, Tensor)
+        and value.layout is torch.strided
+        and value.device.type != "meta"
+        and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+    )
+
+
 def norm_of(state_dict: dict[str, Any]) -> str:
     """The norms of a network, as :class:`Family` names them, by the keys of its weights."""
     norms = {key.rpartition(".")[0] for key in state_dict if key.endswith(".running_mean")}
@@ -88,7 +101,7 @@ def _ws(state_dict: dict[str, Any]) -> bool | None:
     layers = [
         value.detach().flatten(1).float()
         for value in state_dict.values()
-        if isinstance(value, Tensor) and value.is_floating_point() and value.ndim == 4
+        if is_dense(value) and value.dtype in _DTYPES and value.ndim == 4
         if value.numel() and value[0].numel() >= 8 and value.isfinite().all()
     ]
     if not layers:

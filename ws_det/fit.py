@@ -9,11 +9,11 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ws_det.checkpoint import below
-from ws_det.errors import InputError, warn
-from ws_det.family import norm_family, norm_of
+from ws_det.errors import InputError, first_line, warn
+from ws_det.family import is_dense, norm_family, norm_of
 from ws_det.layers import WeightStandardized
 
 # Shares of the elements that must be found. What a backbone adds to a pretrained network (norms,
@@ -37,11 +37,12 @@ def check_whole(
         force: Only warn of a backbone trained in another way.
 
     Raises:
-        InputError: If they are of another model, or the backbone was trained with another family
-            of norms.
+        InputError: If they are of another model, the backbone was trained with another family of
+            norms, or there is NaN in them.
     """
     _check_own_backbone(model, state, path, remedy, force)
-    missing, unexpected, misshaped = _compare(model, state)
+    _check_numbers(model, state, path, force)
+    missing, unexpected, misshaped = _compare(model, state, path)
     if missing or unexpected or misshaped:
         raise InputError(
             f"{path} is a checkpoint of another model than the config's "
@@ -65,6 +66,7 @@ def check_start(
         InputError: As ``check_whole``, but only if less than half of the elements are found.
     """
     _check_own_backbone(model, state, path, remedy, force)
+    _check_numbers(model, state, path, force)
     _check_coverage(model, state, path, _LEAST_OF_MODEL)
 
 
@@ -86,6 +88,7 @@ def check_backbone(
     """
     if _has_kernels(backbone, state):
         check_family(backbone, state, path, remedy, force=force)
+    _check_numbers(backbone, state, path, force)
     _check_coverage(backbone, state, path, _LEAST_OF_BACKBONE)
 
 
@@ -155,7 +158,7 @@ def _has_kernels(backbone: nn.Module, state: dict[str, Any]) -> bool:
 
 
 def _check_coverage(module: nn.Module, state: dict[str, Any], path: str, least: float) -> None:
-    missing, unexpected, misshaped = _compare(module, state)
+    missing, unexpected, misshaped = _compare(module, state, path)
     sizes = {key: tensor.numel() for key, tensor in module.state_dict().items()}
     found = 1 - sum(sizes[key] for key in (*missing, *misshaped)) / sum(sizes.values())
     if found < least:
@@ -165,15 +168,47 @@ def _check_coverage(module: nn.Module, state: dict[str, Any], path: str, least: 
         )
 
 
-def _compare(module: nn.Module, state: dict[str, Any]) -> tuple[list[str], list[str], list[str]]:
+def _compare(
+    module: nn.Module, state: dict[str, Any], path: str
+) -> tuple[list[str], list[str], list[str]]:
     """Missing, unexpected and misshaped keys, after the modules' own hooks renamed old keys."""
     own = module.state_dict()
-    misshaped = [k for k in own if k in state and getattr(state[k], "shape", 0) != own[k].shape]
+    misshaped = [k for k in own if k in state and not _fits(state[k], own[k])]
     fitting = OrderedDict((k, v) for k, v in state.items() if k not in misshaped)
     fitting._metadata = getattr(state, "_metadata", {})  # those hooks read versions in it
-    missing, unexpected = module.load_state_dict(fitting, strict=False)
+    try:
+        missing, unexpected = module.load_state_dict(fitting, strict=False)
+    except RuntimeError as error:  # its first line has no reason; a folded kernel is one
+        reason = (str(error).splitlines()[1:] or [first_line(error)])[0].strip()
+        raise InputError(f"{path} cannot be loaded: {reason}") from None
     missing = [k for k in missing if k not in misshaped and "num_batches_tracked" not in k]
     return missing, list(unexpected), misshaped
+
+
+def _fits(value: Any, own: Tensor) -> bool:
+    return (
+        isinstance(value, Tensor)
+        and value.shape == own.shape
+        and value.layout is own.layout
+        and value.device.type != "meta"
+        and value.is_floating_point() == own.is_floating_point()
+        and value.is_complex() == own.is_complex()
+    )
+
+
+def _check_numbers(module: nn.Module, state: dict[str, Any], path: str, force: bool) -> None:
+    bad = [k for k in module.state_dict() if k in state and _has_nan(state[k])]
+    if not bad:
+        return
+    fault = f"{path} has NaN in {len(bad)} weights, as {bad[0]}, so it is of a run that diverged"
+    if not force:
+        raise InputError(f"{fault}: give an earlier checkpoint, or go on with --force")
+    warn(fault)
+
+
+def _has_nan(value: Any) -> bool:
+    # a sum is NaN if an element is, and makes no copy; float8 has no sum
+    return is_dense(value) and value.is_floating_point() and bool(value.float().sum().isnan())
 
 
 def _differences(
@@ -181,6 +216,6 @@ def _differences(
 ) -> str:
     kinds = {"missing": missing, "unexpected": unexpected, "of another shape": misshaped}
     return ", ".join(
-        f"{len(keys)} {kind}" + (f", as {' '.join(keys[:3])}" if keys else "")
+        f"{len(keys)} {kind}" + (f", as {' '.join(key[:80] for key in keys[:3])}" if keys else "")
         for kind, keys in kinds.items()
     )
