@@ -214,6 +214,17 @@ def test_curves_are_of_the_class_that_is_chosen(case: Case, browse: Browser) -> 
         assert page.count('class="curve a"') == 3
 
 
+def test_the_pointer_reads_the_curves(case: Case, browse: Browser) -> None:
+    """At a recall of 0.5, a little beside the middle of the drawing: its axis takes 30 of 330."""
+    hover = """const chart = document.querySelector('.panels svg');
+        const frame = chart.getBoundingClientRect();
+        const x = frame.left + frame.width * (30 + 0.5 * 292) / 330;
+        chart.dispatchEvent(new PointerEvent('pointermove', { clientX: x }))"""
+    results = evaluate(case.truth, json.loads(case.files[0].read_text()), ["bbox"], "pycocotools")
+    value = results["bbox"].precision[0, 50, :, 0, -1].mean()
+    assert f"recall 0.50: precision {value:.3f}" in Cells(browse(case.one, after=hover)).text
+
+
 def test_two_runs_and_their_difference(case: Case, browse: Browser) -> None:
     page = browse(case.two)
     rows = Cells(page).rows

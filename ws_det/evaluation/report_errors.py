@@ -129,7 +129,7 @@ def _match(truth: Mapping[str, Any], predictions: Sequence[Mapping], kind: str) 
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    progress = Progress(f"matching {kind}")
+    progress = Progress("matching boxes" if kind == "bbox" else "matching masks")
 
     class Told(COCOeval):
         def evaluateImg(self, *cell: Any) -> Any:
