@@ -42,6 +42,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--force", action="store_true", help="only warn of weights trained with other norms"
     )
+    parser.add_argument(
+        "--auto-scale-lr",
+        action="store_true",
+        help="scale the learning rate to GPUs x images x accumulation",
+    )
     parser.add_argument("options", nargs="*", metavar="KEY=VALUE", help="change the config")
     args = parser.parse_intermixed_args(argv)
 
@@ -56,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         show_dir=args.show_dir,
         compiled=args.compile,
         force=args.force,
+        auto_scale_lr=args.auto_scale_lr,
     )
     run(job, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
 

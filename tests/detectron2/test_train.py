@@ -18,7 +18,6 @@ from pycocotools.cocoeval import COCOeval
 
 from tests.conftest import run, write_set
 from tests.detectron2.conftest import DEMO
-from ws_det.detectron2.train import batch_line
 from ws_det.report import COLUMNS
 
 
@@ -50,7 +49,7 @@ def test_two_processes_train(trained):
     folder, output, _ = trained
     losses = logged(folder)
     assert sorted(losses) == [0, 1, 2, 3] and all(map(math.isfinite, losses.values()))
-    assert "2 processes x 1 image x 2 passes = 4 images an iteration" in output
+    assert "2 processes x 1 image x 2 passes = 4 images a step" in output
     assert len(re.findall(r"^box AP \S+, mask AP \S+ \(4 images\); ", output, re.M)) == 1
     report = json.loads((folder / "coco_metrics.json").read_text())
     assert set(report) == {"bbox", "segm", "images"} and set(report["bbox"]) == set(COLUMNS)
@@ -200,18 +199,6 @@ def test_r50_on_real_coco(tiny_coco, tmp_path):
     assert "(50 images)" in output.splitlines()[-1]
     annotations = tiny_coco / "annotations/instances_train2017.json"
     assert_equals_pycocotools(annotations, tmp_path, ("bbox", "segm"))
-
-
-@pytest.mark.parametrize(
-    ("processes", "batch", "accumulation", "line"),
-    [
-        (8, 16, 1, "8 processes x 2 images x 1 pass = 16 images an iteration"),
-        (1, 1, 16, "1 process x 1 image x 16 passes = 16 images an iteration"),
-    ],
-)
-def test_batch_line(processes, batch, accumulation, line):
-    """Oracle: by hand."""
-    assert batch_line(processes, batch, accumulation) == line
 
 
 def assert_equals_pycocotools(annotations, folder, kinds):

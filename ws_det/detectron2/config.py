@@ -62,13 +62,16 @@ def load_recipe(name: str, options: Sequence[str] = (), data_root: str | None = 
                 f"there is no folder {data_root}: give --data-root the folder of a COCO set"
             )
         kind.lead_to(cfg, *_set_below(data_root))
+    base_batch = kind(cfg).base_batch
     (_override_lazy if lazy else _override_yaml)(cfg, options)
     if not torch.cuda.is_available():
         if lazy:
             cfg.train.device = "cpu"
         else:
             cfg.MODEL.DEVICE = "cpu"
-    return kind(cfg)
+    recipe = kind(cfg)
+    recipe.base_batch = base_batch  # the learning rate is for the config's own
+    return recipe
 
 
 def _set_below(root: str) -> tuple[tuple[str, str], int]:

@@ -50,8 +50,19 @@ class LazyRecipe:
         self.on_nan: str = train.get("on_nan", "stop")
         self.device: str = train.device
         self.batch_size: int = cfg.dataloader.train.total_batch_size
+        # Images of a step that the learning rate is for.
+        self.base_batch: int = self.batch_size * self.accumulation
         self.train_sets = _names(cfg.dataloader.train.dataset.names)
         self.test_sets = _names(cfg.dataloader.test.dataset.names)
+
+    @property
+    def learning_rate(self) -> float | None:
+        """That of the optimizer, if it is where Detectron2 has it."""
+        return self.cfg.optimizer.get("lr")
+
+    @learning_rate.setter
+    def learning_rate(self, value: float) -> None:
+        self.cfg.optimizer.lr = value
 
     @staticmethod
     def lead_to(cfg: DictConfig, sets: Sequence[str], num_classes: int) -> None:
@@ -118,7 +129,17 @@ class YamlRecipe:
         self.on_nan: str = solver.ON_NAN
         self.device: str = cfg.MODEL.DEVICE
         self.batch_size: int = solver.IMS_PER_BATCH
+        self.base_batch: int = self.batch_size * self.accumulation
         self.train_sets, self.test_sets = list(cfg.DATASETS.TRAIN), list(cfg.DATASETS.TEST)
+
+    @property
+    def learning_rate(self) -> float:
+        """That of the optimizer."""
+        return self.cfg.SOLVER.BASE_LR
+
+    @learning_rate.setter
+    def learning_rate(self, value: float) -> None:
+        self.cfg.SOLVER.BASE_LR = value
 
     @staticmethod
     def lead_to(cfg: CfgNode, sets: Sequence[str], num_classes: int) -> None:

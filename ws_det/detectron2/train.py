@@ -13,15 +13,18 @@ from detectron2.engine.defaults import create_ddp_model
 from detectron2.evaluation import DatasetEvaluators, inference_on_dataset, print_csv_format
 from detectron2.utils import comm
 from torch import nn
-from torch.multiprocessing.spawn import ProcessRaisedException
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
+from ws_det.batch import Batch
 from ws_det.detectron2 import preflight
 from ws_det.detectron2.config import load_recipe
 from ws_det.detectron2.curves import CurvesHook
 from ws_det.detectron2.data import image_names
 from ws_det.detectron2.evaluator import CocoTwelveEvaluator, PicturesEvaluator
 from ws_det.detectron2.hooks import SyncEstBNHook
+from ws_det.detectron2.progress import Progress
 from ws_det.detectron2.recipe import Recipe, dataset_dicts
+from ws_det.detectron2.scaling import follow_batch
 from ws_det.detectron2.trainer import AccumulatingTrainer
 from ws_det.detectron2.weights import SafeCheckpointer
 from ws_det.errors import InputError
@@ -45,6 +48,7 @@ class Job(NamedTuple):
         compiled: Compile the backbone with its FPN. The RoI heads depend on what is on an image
             and would break the graph again and again.
         force: Only warn of weights trained with other norms, or with WS where the config has none.
+        auto_scale_lr: Scale the learning rate to the images of a step, see ``follow_batch``.
     """
 
     config: str
@@ -55,6 +59,7 @@ class Job(NamedTuple):
     show_dir: str | None = None
     compiled: bool = False
     force: bool = False
+    auto_scale_lr: bool = False
 
 
 def run(
@@ -79,19 +84,27 @@ def run(
     Raises:
         InputError: For bad input, before anything is written.
     """
-    recipe = load_recipe(job.config, job.options, job.data_root)
+    recipe, _ = _load(job, max(processes * machines, 1))
     test = job.eval_only
     preflight.check(recipe, processes, machines, resume=job.resume, test=test, force=job.force)
     try:
         launch(_work, processes, machines, machine_rank, dist_url, args=(job,))
     except ProcessRaisedException as error:
         raise _one_sentence(error) from error
+    except ProcessExitedException as error:
+        reason = error.signal_name or f"exit code {error.exit_code}"
+        raise InputError(
+            f"process {error.error_index} was ended ({reason}), often for want of memory, and the "
+            f"others with it: go on from the last checkpoint with --resume"
+        ) from error
 
 
 def _work(job: Job) -> None:
     """What each process does."""
-    recipe = load_recipe(job.config, job.options, job.data_root)
+    recipe, line = _load(job, comm.get_world_size())
     default_setup(recipe.cfg, Namespace(config_file=find_config(job.config), **_flags(job)))
+    if not job.eval_only:
+        _log.info(line)
     model = recipe.build_model().to(recipe.device)
     report = _test(recipe, model, job) if job.eval_only else _train(recipe, model, job)
     if comm.is_main_process():
@@ -99,6 +112,12 @@ def _work(job: Job) -> None:
         places += [f"pictures in {job.show_dir}"] if job.show_dir else []
         places += [] if job.eval_only else [f"checkpoints and curves.png in {recipe.output_dir}"]
         print(f"{closing_line(report)}; {', '.join(places)}")
+
+
+def _load(job: Job, processes: int) -> tuple[Recipe, str]:
+    """The recipe, and how its learning rate comes about."""
+    recipe = load_recipe(job.config, job.options, job.data_root)
+    return follow_batch(recipe, processes, job.auto_scale_lr)
 
 
 def _test(recipe: Recipe, model: nn.Module, job: Job) -> dict[str, Any]:
@@ -110,26 +129,31 @@ def _train(recipe: Recipe, model: nn.Module, job: Job) -> dict[str, Any]:
     if job.compiled:
         model.backbone.compile()  # in place, so that checkpoints keep their keys
     optimizer = recipe.build_optimizer(model)
+    guard = NanGuard(model, image_names, recipe.output_dir, recipe.on_nan)
     trainer = AccumulatingTrainer(
         _in_ddp(recipe, model),
         optimizer,
         seed=recipe.seed if recipe.seed >= 0 else comm.shared_random_seed(),
         accumulation=recipe.accumulation,
-    guard = NanGuard(model, image_names, recipe.output_dir, recipe.on_nan)
         max_norm=recipe.max_norm,
         amp=recipe.amp,
+        guard=guard,
     )
     curves = CurvesHook(recipe.output_dir)
     report: dict[str, Any] = {}
 
     def evaluate() -> dict[str, Any]:
-        guard=guard,
         results, numbers = _evaluate(recipe, trainer.model)
         report.update(numbers)
         curves.evaluated(numbers)
         return results
 
-    checkpointer = SafeCheckpointer(trainer.model, recipe.output_dir, trainer=trainer)
+    processes = comm.get_world_size()
+    batch = Batch(processes, recipe.batch_size // processes, recipe.accumulation)
+    progress = Progress(trainer, batch)
+    checkpointer = SafeCheckpointer(
+        trainer.model, recipe.output_dir, trainer=trainer, progress=progress
+    )
     main = comm.is_main_process()
     trainer.register_hooks(
         [
@@ -148,8 +172,10 @@ def _train(recipe: Recipe, model: nn.Module, job: Job) -> dict[str, Any]:
     )
     checkpointer.resume_or_load(recipe.weights, resume=job.resume)
     start = trainer.iter + 1 if job.resume and checkpointer.has_checkpoint() else 0
-    trainer.data_loader = recipe.build_train_loader(trainer.seed, start * recipe.accumulation)
-    _log.info(batch_line(comm.get_world_size(), recipe.batch_size, recipe.accumulation))
+    skip, changed = progress.begin(start)
+    if changed:
+        _log.warning(changed)
+    trainer.data_loader = recipe.build_train_loader(trainer.seed, skip)
     trainer.train(start, recipe.max_iter)
     if job.show_dir:
         _evaluate(recipe, trainer.model, job.show_dir)
@@ -181,14 +207,6 @@ def _evaluate(
     if report:
         write_json(Path(recipe.output_dir, "coco_metrics.json"), report)
     return results, report
-
-
-def batch_line(processes: int, batch: int, accumulation: int) -> str:
-    """``2 processes x 1 image x 4 passes = 8 images an iteration``."""
-    each = batch // processes
-    counts = ((processes, "process"), (each, "image"), (accumulation, "pass"))
-    words = (f"{n} {unit}{('es' if unit[-1] == 's' else 's') * (n != 1)}" for n, unit in counts)
-    return f"{' x '.join(words)} = {batch * accumulation} images an iteration"
 
 
 def _in_ddp(recipe: Recipe, model: nn.Module) -> nn.Module:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmdet.evaluation import DumpDetResults
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper
@@ -18,47 +17,28 @@ from ws_det.mmdet.config import complete, load_config
 from ws_det.mmdet.images import one_sentence
 from ws_det.mmdet.report import CocoReportHook
 from ws_det.mmdet.resumable import ResumableRunner
-from ws_det.mmdet.resume import Point, lead_to, locate
+from ws_det.mmdet.resume import Point, batch_of, lead_to, locate
 from ws_det.mmdet.saving import disk_full
 from ws_det.mmdet.weights import use_safe_loader
+from ws_det.scaling import learning_rate
 
 
 class AccumulatingRunner(ResumableRunner):
-    """A runner whose ``--auto-scale-lr`` also counts gradient accumulation."""
+    """A runner whose ``--auto-scale-lr`` also counts gradient accumulation.
+
+    It says at every start how the learning rate comes about.
+    """
 
     def scale_lr(self, optim_wrapper: OptimWrapper, auto_scale_lr: dict | None = None) -> None:
-        """Scale every learning rate by the total batch over ``base_batch_size``, and log how."""
-        if not (auto_scale_lr or {}).get("enable"):
-            return
-        batch = self.cfg.train_dataloader.batch_size
-        accumulation = self.cfg.optim_wrapper.get("accumulative_counts", 1)
-        base = auto_scale_lr["base_batch_size"]
-        ratio, line = scaled_lr(
-            self.cfg.optim_wrapper.optimizer.lr, self.world_size, batch, accumulation, base
-        )
-        for group in optim_wrapper.optimizer.param_groups:
-            group["lr"] *= ratio
+        """Scale every learning rate by the images of a step over ``base_batch_size``, if asked."""
+        auto = auto_scale_lr or {}
+        scale = bool(auto.get("enable"))
+        own = self.cfg.optim_wrapper.optimizer.lr
+        rate, line = learning_rate(own, batch_of(self.cfg), auto.get("base_batch_size"), scale)
         self.logger.info(line)
-
-
-def scaled_lr(
-    lr: float, processes: int, batch: int, accumulation: int, base: int
-) -> tuple[float, str]:
-    """The linear scaling rule with gradient accumulation.
-
-    Returns:
-        The ratio, and the sentence ``LR 0.02 * (8 GPUs x 1 image x 1 accumulation) / 16 = 0.01``.
-    """
-    unit = "GPU" if torch.cuda.is_available() else "process"
-    ratio = processes * batch * accumulation / base
-    counts = " x ".join(
-        (
-            _count(processes, unit),
-            _count(batch, "image"),
-            _count(accumulation, "accumulation"),
-        )
-    )
-    return ratio, f"LR {lr:g} * ({counts}) / {base} = {lr * ratio:g}"
+        if scale:
+            for group in optim_wrapper.optimizer.param_groups:
+                group["lr"] *= rate / own
 
 
 def train(
@@ -199,7 +179,3 @@ def _report(runner: Runner) -> dict[str, Any]:
         return {}
     hook = next(hook for hook in runner.hooks if isinstance(hook, CocoReportHook))
     return {**hook.report, "work_dir": runner.work_dir}
-
-
-def _count(number: int, unit: str) -> str:
-    return f"{number} {unit}{('es' if unit.endswith('s') else 's') * (number != 1)}"
