@@ -7,3 +7,4 @@ from .mask_rcnn_R_50_FPN_2x_gn_ws import dataloader, lr_multiplier, model, optim
 
 dataloader.train.total_batch_size = 1
 train.accumulation_steps = 16
+train.clip_grad = dict(max_norm=35)

@@ -11,3 +11,4 @@ optimizer.lr *= 8 / 16
 train.max_iter *= 16 // 8
 train.eval_period *= 16 // 8
 train.checkpointer.period *= 16 // 8
+train.clip_grad = dict(max_norm=35)

@@ -5,3 +5,4 @@ from .mask_rcnn_X_101_32x4d_FPN_2x_gn_ws import dataloader, lr_multiplier, model
 
 model.module.backbone.norm = norm
 model.module.backbone.bottom_up.freeze_at = 0
+train.clip_grad = dict(max_norm=35)

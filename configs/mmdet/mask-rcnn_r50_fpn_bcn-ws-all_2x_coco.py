@@ -9,3 +9,4 @@ model = dict(
         init_cfg=dict(checkpoint='open-mmlab://jhu/resnet50_gn_ws')),
     neck=_base_.layers,
     roi_head=dict(bbox_head=_base_.layers, mask_head=_base_.layers))
+optim_wrapper = dict(clip_grad=dict(max_norm=35, norm_type=2))

@@ -4,6 +4,7 @@
 # MMEngine counts iterations, not optimizer steps. Epochs count images, so their steps stay.
 _base_ = './mask-rcnn_r50_fpn_gn-ws-all_2x_coco.py'
 train_dataloader = dict(batch_size=1)
-optim_wrapper = dict(optimizer=dict(lr=0.02), accumulative_counts=16)
+optim_wrapper = dict(
+    optimizer=dict(lr=0.02), accumulative_counts=16, clip_grad=dict(max_norm=35, norm_type=2))
 param_scheduler = _base_.param_scheduler
 param_scheduler[0]['end'] = 8000

@@ -4,7 +4,7 @@
 # Epochs count images, so the two steps at epochs 16 and 22 stay.
 _base_ = './mask-rcnn_r50_fpn_gn-ws-all_2x_coco.py'
 train_dataloader = dict(batch_size=1)
-optim_wrapper = dict(optimizer=dict(lr=0.01))
+optim_wrapper = dict(optimizer=dict(lr=0.01), clip_grad=dict(max_norm=35, norm_type=2))
 param_scheduler = _base_.param_scheduler
 param_scheduler[0]['end'] = 1000
 auto_scale_lr = dict(base_batch_size=8)  # the total batch that lr 0.01 is for

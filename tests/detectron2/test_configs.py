@@ -254,6 +254,7 @@ def test_micro_batch_recipes_follow_the_linear_rule(name: str, images: int, pass
     cfg = load(name)
     assert cfg.dataloader.train.total_batch_size == images
     assert cfg.train.get("accumulation_steps", 1) == passes
+    assert ("clip_grad" in cfg.train) is (images < 16)
     batch = images * passes
     peak = 0.02 * batch / 16
     assert cfg.train.max_iter * batch == 180_000 * 16
@@ -297,7 +298,9 @@ COMMON = {
     "MODEL.WS.ESTIMATE": True,
     "MODEL.WS.MOMENTUM": 0.1,
     "MODEL.WS.FORMULA": "ws",
+    "MODEL.WS.ADAPTIVE": False,
     "SOLVER.ACCUMULATION_STEPS": 1,
+    "SOLVER.ON_NAN": "stop",
 }
 BOX_HEAD = {"MODEL.ROI_BOX_HEAD.NAME": "WSFastRCNNConvFCHead"}
 MASK_HEAD = {"MODEL.ROI_MASK_HEAD.NAME": "WSMaskRCNNConvUpsampleHead"}

@@ -185,6 +185,7 @@ def test_micro_batch_recipes_follow_the_linear_rule(
     warmup, steps = cfg.param_scheduler
     assert not warmup.by_epoch and warmup.end * gpus * images == 500 * 16
     assert (warmup.start_factor, steps.milestones, steps.end) == (0.001, [16, 22], 24)
+    assert ("clip_grad" in cfg.optim_wrapper) is (settings != "2x")
     # --auto-scale-lr must not scale once more what is already scaled
     assert cfg.auto_scale_lr.base_batch_size == gpus * images * passes
 

@@ -35,7 +35,7 @@ def follow_batch(recipe: Recipe, processes: int, auto_scale_lr: bool) -> tuple[R
     if rate is None:
         if auto_scale_lr:
             raise InputError("--auto-scale-lr finds no optimizer.lr in the config: give it one")
-        rate = float("nan")
+        return recipe, "learning rate as the optimizer has it"
     batch = Batch(processes, recipe.batch_size // processes, recipe.accumulation)
     rate, line = learning_rate(rate, batch, base, scale=auto_scale_lr)
     if auto_scale_lr:

@@ -33,7 +33,9 @@ class AccumulatingRunner(ResumableRunner):
         """Scale every learning rate by the images of a step over ``base_batch_size``, if asked."""
         auto = auto_scale_lr or {}
         scale = bool(auto.get("enable"))
-        own = self.cfg.optim_wrapper.optimizer.lr
+        own = (self.cfg.optim_wrapper.get("optimizer") or {}).get("lr")
+        if own is None and not scale:
+            return  # an optimizer with a rate of its own
         rate, line = learning_rate(own, batch_of(self.cfg), auto.get("base_batch_size"), scale)
         self.logger.info(line)
         if scale:
