@@ -19,6 +19,8 @@ from ws_det.errors import run_tool
 # The test models are so small that a second thread costs more than it brings.
 torch.set_num_threads(1)
 
+# What a training imports when it has begun: slow, and where it can be the same for many starts.
+SLOW = ("torch._dynamo", "torch.utils.tensorboard", "matplotlib.pyplot")
 KILLS = int(os.environ.get("WS_DET_KILLS", 3))
 REPO = Path(__file__).resolve().parents[1]
 # Not contiguous, so that an id taken for a label shows.

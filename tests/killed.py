@@ -2,7 +2,7 @@
 
 Its processes are forked from this one, which has imported what takes long. The argument is JSON:
     kills, seed, work_dir
-    module: of the adapter, with all that is slow to import
+    modules: what is slow to import
     tool, arguments, processes
     saved: matches the name of a checkpoint, with its number
     resumed: matches the log of a process that resumed one, with its number
@@ -88,7 +88,8 @@ def wait(kind: str, draw: random.Random, job: dict[str, Any]) -> None:
 def main() -> None:
     """Kill, and let the last start come to its end."""
     job = json.loads(sys.argv[1])
-    importlib.import_module(job["module"])
+    for module in job["modules"]:
+        importlib.import_module(module)
     draw = random.Random(job["seed"])
     for number in range(job["kills"] + 1):
         log = Path(f"{job['work_dir']}.{number}.log")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from tests.conftest import KILLS, REPO, kill, run
+from tests.conftest import KILLS, REPO, SLOW, kill, run
 from tests.detectron2.test_train import assert_same
 
 
@@ -33,7 +33,7 @@ def test_no_kill_loses_more_than_an_interval(bcn_config, coco_set, tmp_path):
     end = kill(
         {
             "work_dir": str(tmp_path / "killed"),
-            "module": "ws_det.detectron2.train",
+            "modules": ["ws_det.detectron2.train", *SLOW],
             "tool": "train_detectron2",
             "arguments": [*options, f"train.output_dir={tmp_path / 'killed'}", "--resume"],
             "processes": 1,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.conftest import KILLS, kill, write_set
+from tests.conftest import KILLS, SLOW, kill, write_set
 from tests.mmdet.conftest import CONFIG
 from tests.mmdet.test_resume import BCN, EPOCHS, assert_same, several, state
 
@@ -17,13 +17,13 @@ def test_no_kill_loses_more_than_an_interval(tmp_path: Path) -> None:
     config = tmp_path / "killed.py"
     config.write_text(CONFIG + BCN.replace("max_keep_ckpts=20", "max_keep_ckpts=2") + EPOCHS)
     root = write_set(tmp_path / "set", train=6)
-    epochs = 2 + KILLS  # of three iterations, and a kill comes after less than that
+    epochs = 3 + 2 * KILLS // 3  # of three iterations; half of the kills come before the first
     flags = [config, "--data-root", root, "--launcher", "pytorch", "--cfg-options"]
     flags = [*map(str, flags), f"train_cfg.max_epochs={epochs}", "randomness.seed=7", "--work-dir"]
     several([[*flags, tmp_path / "whole"]], timeout=120 + 20 * KILLS)
     job = {
         "work_dir": str(tmp_path / "killed"),
-        "module": "ws_det.mmdet.runner",
+        "modules": ["ws_det.mmdet.runner", "mmdet.models", "mmdet.datasets", *SLOW],
         "tool": "train",
         "arguments": [*flags, str(tmp_path / "killed"), "--resume"],
         "processes": 2,
