@@ -219,10 +219,11 @@ class Damage:
 
     @staticmethod
     def other_model(path: Path) -> str:
-        state = load_safely(str(path))["state_dict"]
+        checkpoint = load_safely(str(path))
+        state = checkpoint["state_dict"]
         state["neck.extra"] = state.pop("neck.lateral_convs.0.conv.weight")
         state["roi_head.bbox_head.fc_cls.weight"] = torch.zeros(81, 16)
-        torch.save({"state_dict": state}, path)
+        torch.save(checkpoint, path)
         return (
             "(1 missing, as neck.lateral_convs.0.conv.weight, 1 unexpected, as neck.extra, "
             "1 of another shape, as roi_head.bbox_head.fc_cls.weight)"
