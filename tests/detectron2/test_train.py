@@ -16,8 +16,9 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from tests.conftest import run, write_set
+from tests.conftest import run
 from tests.detectron2.conftest import DEMO
+from tests.odd_set import write_odd_set
 from ws_det.report import COLUMNS
 
 
@@ -125,15 +126,18 @@ def test_two_processes_evaluate(trained, coco_set, tmp_path):
 
 
 def test_rank_without_truth_does_not_hang(tmp_path):
-    """Only images without an object, on both ranks: every gradient is still reduced.
+    """Images without an object, with crowds alone and with one-pixel boxes, on two ranks.
 
-    Oracle: it ends, with finite losses.
+    No positive RoI on a rank, and every gradient is still reduced. Oracle: it ends, with finite
+    losses.
     """
-    root = write_set(tmp_path / "set", train=6, val=2, empty=range(6))
+    kinds = ("empty", "crowd", "pixel", "empty", "crowd", "pixel", "empty", "plain")
+    root = write_odd_set(tmp_path / "set", kinds)
     flags = ["--config-file", DEMO, "--data-root", root, "--num-gpus", 2]
-    options = ["train.max_iter=2", "train.log_period=1", f"train.output_dir={tmp_path / 'out'}"]
-    train(*flags, *options, "train.eval_period=0", timeout=120)
-    assert all(map(math.isfinite, logged(tmp_path / "out").values()))
+    options = ["train.max_iter=4", "train.log_period=1", f"train.output_dir={tmp_path / 'out'}"]
+    train(*flags, *options, "train.eval_period=0", timeout=200)
+    losses = logged(tmp_path / "out")
+    assert len(losses) == 4 and all(map(math.isfinite, losses.values()))
 
 
 def test_yaml_config_trains_and_resumes(coco_set, tmp_path):

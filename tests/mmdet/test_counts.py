@@ -11,10 +11,12 @@ import torch
 pytest.importorskip("mmdet", reason="needs MMDetection")
 
 from mmdet.registry import MODELS
+from mmengine.config import Config
 from torch import nn
 
 import ws_det.mmdet  # noqa: F401
-from ws_det import WSConv2d, sharing
+from tests.conftest import REPO
+from ws_det import EstBatchNorm2d, WSConv2d, config_path, sharing
 from ws_det.bench.counts import OperatorCounter
 
 LAYERS = dict(conv_cfg=dict(type="WSConv2d"), norm_cfg=dict(type="GN", num_groups=4))
@@ -49,3 +51,18 @@ def test_one_standardization_a_convolution_a_step(kind: str) -> None:
         assert sum(m.__class__ is nn.GroupNorm for m in head.modules()) == 4
         assert counter.counts["native_group_norm"] == 4 * len(levels)
         assert counter.counts["native_layer_norm"] == len(convs)
+
+
+def test_bytes_of_a_step_are_those_in_the_guide() -> None:
+    """Oracle: 4 bytes for each trained parameter and each estimate of the real models."""
+    doc = (REPO / "docs/training.md").read_text()
+    counted = []
+    for norm in ("gn", "bcn"):
+        cfg = Config.fromfile(config_path(f"mask-rcnn_r50_fpn_{norm}-ws-all_2x_coco"))
+        with torch.device("meta"):
+            model = MODELS.build(cfg.model)
+        counted.append(4 * sum(p.numel() for p in model.parameters() if p.requires_grad))
+    layers = [m for m in model.modules() if isinstance(m, EstBatchNorm2d)]
+    counted.append(4 * sum(2 * layer.num_features for layer in layers))
+    assert all(f"| {number:,} |" in doc for number in counted), counted
+    assert f"the {len(layers)} BCN layers" in doc
