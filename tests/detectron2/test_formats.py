@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
+from random import random
 
 import pytest
 import torch
@@ -38,7 +39,7 @@ def filled(model):
     state = model.state_dict()
     for key, tensor in state.items():
         ordered = re.search(r"cls|reg|anchor_deltas|bbox_pred|predictor|logits", key)
-        values = torch.rand(tensor.shape) if ordered else torch.rand(()).expand(tensor.shape)
+        values = torch.rand(tensor.shape) if ordered else torch.full(tensor.shape, random())
         state[key] = values.to(tensor.dtype)
     return state
 

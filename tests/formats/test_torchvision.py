@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from functools import partial
+from random import random
 
 import pytest
 import torch
@@ -31,7 +32,7 @@ def filled(build: str) -> OrderedDict[str, Tensor]:
         state = make(weights=None, weights_backbone=None).state_dict()
     for key, tensor in state.items():
         ordered = any(name in key for name in ("cls", "bbox", "logits"))
-        values = torch.rand(tensor.shape) if ordered else torch.rand(()).expand(tensor.shape)
+        values = torch.rand(tensor.shape) if ordered else torch.full(tensor.shape, random())
         state[key] = values.to(tensor.dtype)
     return state
 
@@ -90,7 +91,7 @@ def test_every_key_of_mmdetections_mask_rcnn_with_gn() -> None:
         )
     for key, tensor in state.items():
         state[key] = (
-            torch.rand(tensor.shape) if "roi_head" in key else torch.rand(()).expand(tensor.shape)
+            torch.rand(tensor.shape) if "roi_head" in key else torch.full(tensor.shape, random())
         )
     there = convert_state(state, "torchvision")
     assert there.unmatched == there.needless == []
