@@ -162,6 +162,7 @@ NEW_WEIGHTS = {
     "a copy": lambda old: nn.Parameter(old.detach().clone()),
     "itself": lambda old: old,
     "in half precision": lambda old: nn.Parameter(old.detach().half()),
+    "in double precision": lambda old: nn.Parameter(old.detach().double()),
     "without storage": lambda old: nn.Parameter(old.detach().to("meta")),
 }
 
