@@ -78,7 +78,7 @@ def wait(kind: str, draw: random.Random, job: dict[str, Any]) -> None:
     while newest(job) == before and time.time() < end:
         time.sleep(0.01)
     if kind == "running":
-        time.sleep(draw.uniform(0, 1))
+        time.sleep(draw.uniform(0, 0.3))
         return
     while not parts(job) and time.time() < end:
         time.sleep(0.0002)

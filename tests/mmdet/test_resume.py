@@ -193,3 +193,25 @@ def test_a_full_disk(runs: Path, config: Path, tmp_path: Path, refusal: Callable
     assert "cannot be written to (File too large): free space" in said and "--resume" in said
     assert_same(state(old), state(runs / "epochs/iter_4.pth"))
     assert not list(tmp_path.glob(".*.part")) and not (tmp_path / "iter_5.pth").exists()
+
+
+def test_a_validation_that_was_killed_is_made_up_for(
+    trained: tuple[Path, str],
+    tiny_config: Path,
+    coco_set: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """At the end of the only epoch. Oracle: the numbers of the run that was not killed."""
+    work_dir, _ = trained
+    shutil.copy(work_dir / "epoch_1.pth", tmp_path)
+    flags = [tiny_config, "--data-root", coco_set, "--work-dir", tmp_path, "--resume"]
+    train.main([*map(str, flags), "--cfg-options", "train_cfg.max_epochs=1"])
+    closing = capsys.readouterr().out.splitlines()[-1]
+    assert closing.startswith("box AP")
+    numbers = (tmp_path / "coco_metrics.json").read_text()
+    # The same but for the order in which two processes collect the images.
+    assert json.loads(numbers) == json.loads((work_dir / "coco_metrics.json").read_text())
+    (tmp_path / "coco_metrics.json").unlink()
+    train.main([*map(str, flags), "--cfg-options", "train_cfg.max_epochs=1"])
+    assert not (tmp_path / "coco_metrics.json").exists()

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
+from mmengine.hooks import Hook
 from mmengine.registry import LOOPS
-from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch import nn
+
+from ws_det.mmdet.launch import from_first
 
 
 @LOOPS.register_module(force=True)
 class ResumableEpochLoop(EpochBasedTrainLoop):
     """Counts epochs. ``stream.resumable`` leaves out the batches that are past."""
+
+    def run(self) -> nn.Module:
+        """Train to ``max_epochs``, and first make up for a validation that a kill prevented."""
+        if self._epoch and self._iter == self._epoch * len(self.dataloader):
+            self.runner.register_hook(_Validate())
+        return super().run()
 
     def run_epoch(self) -> None:
         """Run what is left of an epoch; after its last batch that is only what follows it."""
@@ -42,6 +54,27 @@ class ResumableIterLoop(IterBasedTrainLoop):
         runner.call_hook("after_train_epoch")
         runner.call_hook("after_train")
         return runner.model
+
+
+class _Validate(Hook):
+    """Validate before training goes on, unless the curves have the numbers."""
+
+    priority = "LOWEST"  # the other hooks have begun
+
+    def before_train(self, runner: Runner) -> None:
+        """A checkpoint is saved before the validation of its epoch."""
+        loop, epoch = runner.train_loop, runner.epoch
+        due = epoch >= loop.val_begin and (
+            epoch % loop.val_interval == 0 or epoch == loop.max_epochs
+        )
+        if runner.val_loop is not None and due and not from_first(_drawn(runner)):
+            runner.val_loop.run()
+
+
+def _drawn(runner: Runner) -> bool:
+    path = Path(runner.work_dir, "curves.json")
+    points = json.loads(path.read_text()) if path.is_file() else []
+    return any(point["iter"] == runner.iter for point in points)
 
 
 RESUMABLE = {
