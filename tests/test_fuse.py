@@ -85,6 +85,17 @@ def test_fusing_kernels_of_other_types(dtype):
     assert error < 4 * torch.finfo(dtype).eps
 
 
+def test_a_norm_of_another_type():
+    """mmcv's product of a float16 kernel and a float32 norm is float32. Oracle: both in float32."""
+    model = pair(WSConv2d(4, 8, 3, bias=False)).float()
+    conv, bn = model[0].half(), model[1]
+    kernel = conv.standardized_weight().detach().float()
+    factor = bn.weight / torch.sqrt(bn.running_var + bn.eps)
+    conv.weight = nn.Parameter(conv.weight * factor.view(-1, 1, 1, 1))
+    assert type(conv) is nn.Conv2d and conv.weight.dtype == torch.float32
+    torch.testing.assert_close(conv.weight, kernel * factor.view(-1, 1, 1, 1))
+
+
 def test_an_empty_filter():
     """An all-zero filter has no factor; none is needed, it is standardized to zero."""
     model = pair(WSConv2d(4, 8, 3))

@@ -80,11 +80,10 @@ def rescaled(
         groups: Groups of the convolution; it matters for ``transposed`` kernels alone.
 
     Returns:
-        A tensor like ``kernel``, through which gradient flows; None if ``given`` is not ``raw``
-        with each filter multiplied by a factor.
+        A tensor of the type of ``given``, through which gradient flows; None if ``given`` is not
+        ``raw`` with each filter multiplied by a factor.
     """
-    alike = given.shape == raw.shape and given.dtype == raw.dtype and given.device == raw.device
-    if not alike or given.is_meta:
+    if given.shape != raw.shape or given.device != raw.device or given.is_meta:
         return None
     ours, theirs = (_filters(weight, transposed, groups) for weight in (raw, given))
     # The largest element of a filter has the factor to its last digits.
@@ -95,7 +94,8 @@ def rescaled(
     with torch.no_grad():
         error = (theirs - factor * ours).abs().amax(1)
         # An element of either product is rounded once, and the factor twice.
-        bound = 4 * torch.finfo(raw.dtype).eps * theirs.abs().amax(1)
+        eps = min(torch.finfo(weight.dtype).eps for weight in (raw, given))
+        bound = 4 * eps * theirs.abs().amax(1)
         # The factor of an all-zero filter is lost, which matters if it is standardized to another.
         lost = empty & (_filters(kernel, transposed, groups) != 0)
         if not bool((error <= bound).all()) or bool(lost.any()):
@@ -104,7 +104,7 @@ def rescaled(
         inputs = raw.shape[0] // groups
         factor = factor.view(groups, 1, -1).expand(-1, inputs, -1).flatten(0, 1)
     ones = [1] * (kernel.ndim - factor.ndim)
-    return kernel * factor.view(*factor.shape, *ones).to(kernel.dtype)
+    return kernel.to(given.dtype) * factor.view(*factor.shape, *ones).to(given.dtype)
 
 
 def torch_convolution(plain_class: type[nn.Module]) -> Callable[..., Tensor]:
