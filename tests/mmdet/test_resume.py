@@ -124,6 +124,7 @@ def test_resume_equals_a_run_that_never_stopped(runs: Path, name: str, stop: int
     assert_same(whole, state(runs / f"{name}{stop}" / "iter_6.pth"))
 
 
+@pytest.mark.slow
 def test_torchrun_restarts_what_one_dead_rank_ends(
     runs: Path, config: Path, tmp_path: Path
 ) -> None:
