@@ -18,9 +18,9 @@ from ws_det.layers import WeightStandardized
 
 # The first with everything that a GroupNorm, an upsampling and a RoIAlign need.
 _OPSET = 17
-# Of the largest value of an output. Folding and onnxruntime's own kernels add in another order,
-# which gives some 1e-6; a wrong layer gives some 1e-1.
-_TOLERANCE = 1e-4
+# Of the largest value of an output. In float32 torch itself is 1.5e-4 from its float64 in a
+# ResNet-50 with random weights, and onnxruntime adds in another order; a wrong layer gives 1e-1.
+_TOLERANCE = 1e-3
 
 Align = Callable[[Sequence[Tensor], Sequence[Tensor]], Sequence[Tensor]]
 

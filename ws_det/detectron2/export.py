@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from detectron2.export import TracingAdapter
+from detectron2.modeling import GeneralizedRCNN
 from torch import Tensor, nn
 
 from ws_det.detectron2.folding import load_detector
@@ -70,7 +71,9 @@ def export(
 
 
 def _infer(model: nn.Module, image: Tensor) -> Any:
-    return model.inference([{"image": image}], do_postprocess=False)[0]
+    if isinstance(model, GeneralizedRCNN):
+        return model.inference([{"image": image}], do_postprocess=False)[0]
+    return model([{"image": image}])[0]["instances"]  # RetinaNet has no masks to paste
 
 
 def _in_order(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> Sequence[Tensor]:
