@@ -125,7 +125,7 @@ class YamlRecipe:
         self.ddp: dict[str, Any] = {"broadcast_buffers": False}
         self.seed: int = cfg.SEED
         self.accumulation: int = solver.ACCUMULATION_STEPS
-        self.max_norm: float | None = None  # its optimizer clips by itself
+        self.max_norm: float | None = solver.CLIP_GRAD_NORM or None
         self.on_nan: str = solver.ON_NAN
         self.device: str = cfg.MODEL.DEVICE
         self.batch_size: int = solver.IMS_PER_BATCH

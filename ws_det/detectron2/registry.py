@@ -59,6 +59,9 @@ def add_ws_config(cfg: CfgNode) -> None:
     cfg.SOLVER.ACCUMULATION_STEPS = 1
     # At a loss or gradient that is not finite: stop, or skip the step.
     cfg.SOLVER.ON_NAN = "stop"
+    # Bound of the whole gradient's norm, 0 for none; Detectron2's CLIP_GRADIENTS takes each
+    # parameter by itself.
+    cfg.SOLVER.CLIP_GRAD_NORM = 0.0
 
 
 def build_ws_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
