@@ -7,9 +7,14 @@ from collections.abc import Callable
 
 
 class InputError(ValueError):
-    """Bad input by the user. Its message is one sentence: the offending value and the way out."""
+    """Bad input by the user. Its message is one sentence: the offending value and the way out.
+
+    Attributes:
+        given: The message before it was made a line; of a data worker, torch's traceback.
+    """
 
     def __init__(self, message: str = "") -> None:
+        self.given = message
         # What a file says of itself may be quoted, and be anything: the line stays one line.
         line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
         super().__init__(line if len(line) <= 1000 else f"{line[:700]} ... {line[-250:]}")

@@ -36,4 +36,4 @@ def one_sentence() -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        raise InputError(str(error).rstrip().rpartition("InputError: ")[2]) from None
+        raise InputError(error.given.rstrip().rpartition("InputError: ")[2]) from None
