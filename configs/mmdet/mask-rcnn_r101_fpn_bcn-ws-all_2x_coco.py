@@ -2,4 +2,3 @@
 _base_ = './mask-rcnn_r50_fpn_bcn-ws-all_2x_coco.py'
 model = dict(
     backbone=dict(depth=101, init_cfg=dict(checkpoint='open-mmlab://jhu/resnet101_gn_ws')))
-optim_wrapper = dict(clip_grad=dict(max_norm=35, norm_type=2))

@@ -7,4 +7,3 @@ model = dict(
         groups=32,
         base_width=4,
         init_cfg=dict(checkpoint='open-mmlab://jhu/resnext101_32x4d_gn_ws')))
-optim_wrapper = dict(clip_grad=dict(max_norm=35, norm_type=2))
