@@ -140,6 +140,7 @@ def test_without_torch(found, tmp_path: Path) -> None:
 def test_a_package_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, "timm", "import time; time.sleep(60)")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(collect_env, "_TIMEOUT", 1)
     assert collect_env._probe("timm")["error"] == "it does not import within 1 s"
 

@@ -124,7 +124,28 @@ def _join(launcher: str) -> None:
     os.environ.setdefault("MASTER_PORT", "29500")
     if gpus:
         torch.cuda.set_device(int(local_rank))
-    dist.init_process_group("nccl" if gpus else "gloo", timeout=_TIMEOUT)
+    store = _store_of_restart() if world_size == os.environ.get("LOCAL_WORLD_SIZE") else None
+    dist.init_process_group(
+        "nccl" if gpus else "gloo",
+        timeout=_TIMEOUT,
+        store=store,
+        rank=int(rank) if store else -1,
+        world_size=int(world_size) if store else -1,
+    )
+
+
+def _store_of_restart() -> dist.Store | None:
+    """What processes that torchrun started again meet in; None where it did not.
+
+    torchrun keeps one store for all its starts (torch 2.13), in which a process can find the
+    address of one that is dead, and wait for it. The number of the start keeps them apart; on
+    several machines it may not be the same, see docs/training.md.
+    """
+    restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+    if not restarts:
+        return None
+    store, _, _ = next(dist.rendezvous("env://", timeout=_TIMEOUT))
+    return dist.PrefixStore(f"restart_{restarts}", store)
 
 
 def _first_host(launcher: str) -> str:
