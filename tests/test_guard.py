@@ -189,7 +189,7 @@ def test_two_ranks_stop_together(tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    mp.start_processes(on_rank, args=(port, tmp_path), nprocs=2, start_method="fork")
+    mp.spawn(on_rank, args=(port, tmp_path), nprocs=2)
     first, second = ((tmp_path / f"{rank}.txt").read_text() for rank in range(2))
     assert first == second and first.startswith("1: the loss is NaN") and "on raise 0" in first
     reports = json.loads((tmp_path / "reports/nonfinite_iter_7.json").read_text())["ranks"]
