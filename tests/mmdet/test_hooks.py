@@ -31,7 +31,7 @@ def two_processes(function, tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    mp.start_processes(_process, args=(function, port, tmp_path), nprocs=2, start_method="fork")
+    mp.spawn(_process, args=(function, port, tmp_path), nprocs=2)
     return [torch.load(tmp_path / f"{rank}.pth", weights_only=True) for rank in range(2)]
 
 
