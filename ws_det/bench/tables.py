@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from ws_det.bench.rounds import Comparison, Timing, judge
+from ws_det.markdown import table
 
 Outcome = tuple[Comparison, dict[str, Timing]]
 
@@ -23,14 +23,14 @@ def markdown(comparison: Comparison, timings: dict[str, Timing]) -> str:
         counted = [column.get(name) for column in comparison.counts.values()]
         row += ["" if count is None else f"{count:.4g}" for count in counted]
         rows.append(row)
-    parts = [f"### {comparison.title}", _table(heads, rows)]
+    parts = [f"### {comparison.title}", table(heads, rows)]
     if comparison.targets:
         judged = []
         for target in comparison.targets:
             ratio, reached = judge(timings, target)
             words = f"{target.arm} at most {_ratio(target.at_most)} x {target.versus}"
             judged.append([words, _ratio(ratio), "yes" if reached else "no"])
-        parts.append(_table(["target", "ratio", "reached"], judged))
+        parts.append(table(["target", "ratio", "reached"], judged))
     parts += [f"Skipped {name}: {reason}." for name, reason in comparison.skipped.items()]
     return "\n\n".join(parts)
 
@@ -68,8 +68,3 @@ def _ms(seconds: float) -> str:
 
 def _ratio(ratio: float) -> str:
     return f"{ratio:.2f}" if ratio >= 0.1 else f"{ratio:.4f}"
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

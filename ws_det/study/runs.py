@@ -80,15 +80,15 @@ def run_all(
     with _ended(running):
         while True:
             runs = {run.name: run for run in plan(results)}
-            for run in runs.values():
-                done = _done(run, folder)
-                if run.name not in results and done:
-                    results[run.name] = done["result"]
-                    seconds.append(done["seconds"])
-            known = {*results, *running, *failed}
-            waiting = [run for run in runs.values() if run.name not in known]
-            if len(results) > len(known - {*running, *failed}):
+            found = {name: _done(run, folder) for name, run in runs.items() if name not in results}
+            found = {name: done for name, done in found.items() if done and name not in running}
+            for name, done in found.items():
+                results[name] = done["result"]
+                seconds.append(done["seconds"])
+            if found:
                 continue  # the plan may know more
+            started = {*results, *running, *failed}
+            waiting = [run for name, run in runs.items() if name not in started]
             while waiting and len(running) < jobs and not failed:
                 run = waiting.pop(0)
                 running[run.name] = run, _start(run, folder)

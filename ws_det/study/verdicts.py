@@ -56,6 +56,12 @@ def mean_spread(values: Sequence[float]) -> dict[str, Any]:
     return {"mean": fmean(values), "std": std, "values": list(values)}
 
 
+def cell(numbers: Mapping[str, Any], digits: int = 3) -> str:
+    """What ``mean_spread`` gives, for a table: ``mean ± std``, or the one value."""
+    text = f"{numbers['mean']:.{digits}f}"
+    return f"{text} ± {numbers['std']:.{digits}f}" if len(numbers["values"]) > 1 else text
+
+
 def best_rate(scores: Mapping[float, float]) -> float:
     """The learning rate with the highest score, the smaller one of equals.
 
