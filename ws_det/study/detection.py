@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -41,18 +42,17 @@ _QUICK_DATA = {"train_images": 4, "val_images": 2, "image_size": 64, "seed": 0}
 
 
 def plan(results: Results, quick: bool = False) -> list[Run]:
-    """The data; for each arm and batch the rates on half the images; the seeds at the best."""
+    """The data; for each arm the rates on half the images; every batch and seed at the best."""
     runs = [data_run(quick)]
     if runs[0].name not in results:
         return runs
-    arms = dict(list(ARMS.items())[:2]) if quick else ARMS
-    for batch, seeds in {1: (0,)}.items() if quick else SEEDS.items():
-        for arm in arms:
-            search = [search_run(arm, batch, rate, quick) for rate in RATES]
-            runs += search
-            if all(run.name in results for run in search):
-                rate = best_rate({r.settings["lr"]: _score(results[r.name]) for r in search})
-                runs += [final_run(arm, batch, rate, seed, quick) for seed in seeds]
+    for arm in list(ARMS)[: 2 if quick else None]:
+        search = {rate: search_run(arm, rate, quick) for rate in RATES}
+        runs += search.values()
+        if all(run.name in results for run in search.values()):
+            best = best_rate({rate: _score(results[run.name]) for rate, run in search.items()})
+            for batch, seeds in {1: (0,)}.items() if quick else SEEDS.items():
+                runs += [final_run(arm, batch, best, seed, quick) for seed in seeds]
     return runs
 
 
@@ -69,15 +69,15 @@ def draw_set(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
     return {"images": settings["train_images"]}
 
 
-def search_run(arm: str, batch: int, rate: float, quick: bool) -> Run:
-    """One rate of the search."""
-    settings = _settings(arm, batch, rate, SEARCH_SEED, 4 if quick else SEARCH_IMAGES)
-    return Run(f"search_{_slug(arm)}_b{batch}_lr{rate:g}", TRAIN, settings)
+def search_run(arm: str, rate: float, quick: bool) -> Run:
+    """One rate of the search, at batch 1."""
+    settings = _settings(arm, 1, rate, SEARCH_SEED, 4 if quick else SEARCH_IMAGES)
+    return Run(f"search_{_slug(arm)}_lr{rate:g}", TRAIN, settings)
 
 
-def final_run(arm: str, batch: int, rate: float, seed: int, quick: bool) -> Run:
-    """One seed at the chosen rate."""
-    settings = _settings(arm, batch, rate, seed, 4 if quick else IMAGES)
+def final_run(arm: str, batch: int, best: float, seed: int, quick: bool) -> Run:
+    """One seed at the rate that is best at batch 1, times the root of the batch."""
+    settings = _settings(arm, batch, best * math.sqrt(batch), seed, 4 if quick else IMAGES)
     return Run(f"{_slug(arm)}_b{batch}_s{seed}", TRAIN, settings)
 
 
@@ -85,22 +85,23 @@ def summarize(results: Results) -> dict[str, Any]:
     """Box and mask AP of each arm and batch, the search, and what the papers claim."""
     summary: dict[str, Any] = {"search": {}, "arms": {}}
     for arm in ARMS:
-        for batch in SEEDS:
-            names = {rate: search_run(arm, batch, rate, False).name for rate in RATES}
-            if not all(name in results for name in names.values()):
-                continue
-            scores = {rate: _score(results[name]) for rate, name in names.items()}
-            final = [f"{_slug(arm)}_b{batch}_s{seed}" for seed in SEEDS[batch]]
-            final = [results[name] for name in final if name in results]
-            key = f"{arm}, batch {batch}"
-            summary["search"][key] = {f"{rate:g}": score for rate, score in scores.items()}
-            summary["arms"][key] = {
-                "arm": arm,
-                "batch": batch,
-                "lr": best_rate(scores),
-                "box_ap": mean_spread([result["box_ap"] for result in final]),
-                "mask_ap": mean_spread([result["mask_ap"] for result in final]),
-            }
+        scores = {
+            rate: _score(results[name])
+            for rate in RATES
+            if (name := search_run(arm, rate, False).name) in results
+        }
+        summary["search"][arm] = {f"{rate:g}": score for rate, score in scores.items()}
+        for batch, seeds in SEEDS.items():
+            names = [final_run(arm, batch, 1.0, seed, False).name for seed in seeds]
+            final = [results[name] for name in names if name in results]
+            if final:
+                summary["arms"][f"{arm}, batch {batch}"] = {
+                    "arm": arm,
+                    "batch": batch,
+                    "lr": best_rate(scores) * math.sqrt(batch),
+                    "box_ap": mean_spread([result["box_ap"] for result in final]),
+                    "mask_ap": mean_spread([result["mask_ap"] for result in final]),
+                }
     summary["verdicts"] = _verdicts(summary["arms"])
     return summary
 
@@ -139,8 +140,9 @@ def section(summary: dict[str, Any]) -> str:
         for arm in ARMS
     ]
     search = [
-        [key, *(f"{scores[f'{rate:g}']:.3f}" for rate in RATES), f"{summary['arms'][key]['lr']:g}"]
-        for key, scores in summary["search"].items()
+        [arm, *(f"{score:.3f}" for score in scores.values()), max(scores, key=scores.get)]
+        for arm, scores in summary["search"].items()
+        if scores
     ]
     return "\n\n".join(
         [
@@ -152,9 +154,10 @@ def section(summary: dict[str, Any]) -> str:
             + ", ".join(f"{len(SEEDS[batch])} seeds at batch {batch}" for batch in batches)
             + ". BCN+WS is the micro-batch form (EstBN) at every batch size.",
             table(heads, rows),
-            f"The learning rate of each row: the best of {len(RATES)} by the mean of box and mask "
-            f"AP after {SEARCH_IMAGES} images, with a seed that is none of the above, judged on "
-            f"the same held-out images:",
+            f"The learning rate of each arm: the best of {len(RATES)} by the mean of box and mask "
+            f"AP at batch 1 after {SEARCH_IMAGES} images, with a seed that is none of the above, "
+            f"judged on the same held-out images; times the root of the batch, Adam's rule, at "
+            f"batch 2 and 8:",
             table(["", *(f"{rate:g}" for rate in RATES), "chosen"], search),
         ]
     )

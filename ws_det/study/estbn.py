@@ -18,14 +18,11 @@ LR = 2e-3  # of the demo's recipe: the rate of EstBN is what differs here
 DEFAULT = "constant 0.1"
 _AFTER, _ALL = {"warmup": False}, {"warmup": True}
 ARMS: dict[str, tuple[float, dict[str, Any] | None]] = {
-    "constant 0.01": (0.01, None),
     "constant 0.03": (0.03, None),
     DEFAULT: (0.1, None),
     "constant 0.3": (0.3, None),
-    "constant 1": (1.0, None),
     "0.1 x lr / base lr": (0.1, _ALL),
     "0.1 x lr / base lr after the warm-up": (0.1, _AFTER),
-    "0.3 x lr / base lr after the warm-up": (0.3, _AFTER),
 }
 
 
