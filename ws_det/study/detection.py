@@ -46,8 +46,9 @@ def plan(results: Results, quick: bool = False) -> list[Run]:
     runs = [data_run(quick)]
     if runs[0].name not in results:
         return runs
-    for arm in list(ARMS)[: 2 if quick else None]:
-        search = {rate: search_run(arm, rate, quick) for rate in RATES}
+    for arm in list(ARMS)[: 1 if quick else None]:
+        rates = RATES[: 1 if quick else None]
+        search = {rate: search_run(arm, rate, quick) for rate in rates}
         runs += search.values()
         if all(run.name in results for run in search.values()):
             best = best_rate({rate: _score(results[run.name]) for rate, run in search.items()})

@@ -31,8 +31,8 @@ def plan(results: Results, quick: bool = False) -> list[Run]:
     runs = [detection.data_run(quick)]
     if runs[0].name not in results:
         return runs
-    arms = [DEFAULT, "0.1 x lr / base lr"] if quick else list(ARMS)
-    return runs + [_run(arm, seed, quick) for seed in SEEDS[: 1 if quick else 3] for arm in arms]
+    seeds, arms = (SEEDS[:1], [DEFAULT]) if quick else (SEEDS, ARMS)
+    return runs + [_run(arm, seed, quick) for seed in seeds for arm in arms]
 
 
 def _run(arm: str, seed: int, quick: bool) -> Run:

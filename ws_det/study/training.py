@@ -54,13 +54,13 @@ def train(
 
     Returns:
         ``accuracy`` and ``loss`` on the images judged by, ``train_loss``, the mean over the last
-        epoch, and ``epoch_seconds``. The losses of a run that diverged are None.
+        epoch, ``epoch_seconds`` and ``data``. The losses of a run that diverged are None.
     """
     splits = load_images(settings["images"])
     images, labels = splits.train.first(settings["limit"])
     torch.manual_seed(settings["seed"])
     model = build(settings["norm"], settings["kernel"])
-    optimizer, schedule, steps = _optimizer(model, settings, len(images))
+    optimizer, schedule, steps = optimizer_of(model, settings, len(images))
     began, watched = time.perf_counter(), 0.0
     train_loss = math.nan
     for epoch in range(settings["epochs"]):
@@ -86,19 +86,31 @@ def train(
         print(f"epoch {epoch + 1}: training loss {train_loss:.4f}, about {left:.0f} s left")
         if not math.isfinite(train_loss):
             break
+    ended = time.perf_counter()
     return {
         **_judge(model, getattr(splits, settings["judged"])),
         "train_loss": _finite(train_loss),
-        "epoch_seconds": (time.perf_counter() - began - watched) / (epoch + 1),
+        "epoch_seconds": (ended - began - watched) / (epoch + 1),
+        "data": {
+            "name": "Fashion-MNIST" if settings["images"] else "scikit-learn's handwritten digits",
+            "size": images.shape[-1],
+            **{part: len(getattr(splits, part).labels) for part in splits._fields},
+        },
     }
 
 
-def _optimizer(
+def kernels_of(model: nn.Module) -> list[nn.Parameter]:
+    """The kernels of the convolutions and the linear layer's matrix."""
+    return [m.weight for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+
+
+def optimizer_of(
     model: nn.Module, settings: dict[str, Any], images: int
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler, int]:
-    kernels = [p for p in model.parameters() if p.ndim > 1]
-    vectors = [p for p in model.parameters() if p.ndim <= 1 or p.shape[0] == 1]
-    kernels = [p for p in kernels if p.shape[0] != 1]  # an affine pair of BCN is (1, G, 1)
+    """SGD, its schedule and the number of steps, for ``settings`` as ``train`` takes them."""
+    kernels = kernels_of(model)
+    kernel_ids = {id(p) for p in kernels}
+    vectors = [p for p in model.parameters() if id(p) not in kernel_ids]
     optimizer = torch.optim.SGD(
         [{"params": kernels, "weight_decay": DECAY}, {"params": vectors, "weight_decay": 0.0}],
         lr=settings["lr"],
