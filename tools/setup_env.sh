@@ -66,7 +66,7 @@ if ! works "$operators_work"; then
 fi
 
 say "4/$steps MMDetection, the tools and ws_det itself (a minute or two)"
-pip --quiet -e '.[mmdet,eval,export,dev]'
+pip --quiet -e '.[mmdet,eval,export,study,dev]'
 
 if ! "$python" -c "$operators_work"; then
     say "error: mmcv's operators (mmcv._ext) do not import, see above: compiling them needs a C++" >&2
