@@ -84,10 +84,14 @@ def build(norm: str, kernel: str, classes: int = 10) -> nn.Module:
         nn.init.kaiming_normal_(made.weight, mode="fan_out", nonlinearity="relu")
         return made
 
-    stem = [conv(1, WIDTHS[0], 3, 1), NORMS[norm](WIDTHS[0]), nn.ReLU()]
-    blocks = [
-        Block(inputs, channels, 1 + bool(index), conv, NORMS[norm])
-        for index, (inputs, channels) in enumerate(zip((WIDTHS[0], *WIDTHS), WIDTHS))
-    ]
-    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(WIDTHS[-1], classes)]
-    return nn.Sequential(*stem, *blocks, *head)
+    model = nn.Sequential()
+    model.add_module("conv", conv(1, WIDTHS[0], 3, 1))
+    model.add_module("norm", NORMS[norm](WIDTHS[0]))
+    model.add_module("relu", nn.ReLU())
+    for index, (inputs, channels) in enumerate(zip((WIDTHS[0], *WIDTHS), WIDTHS)):
+        block = Block(inputs, channels, 1 + bool(index), conv, NORMS[norm])
+        model.add_module(f"block{index + 1}", block)
+    model.add_module("pool", nn.AdaptiveAvgPool2d(1))
+    model.add_module("flatten", nn.Flatten())
+    model.add_module("linear", nn.Linear(WIDTHS[-1], classes))
+    return model

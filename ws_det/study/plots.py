@@ -8,8 +8,10 @@ from statistics import fmean
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 Group = Mapping[str, Sequence[float]]
+Line = tuple[Sequence[float] | Sequence[str], Sequence[float], Sequence[float], Sequence[float]]
 
 
 def draw_points(panels: Mapping[str, Mapping[str, Group]], path: Path) -> None:
@@ -43,4 +45,44 @@ def draw_points(panels: Mapping[str, Mapping[str, Group]], path: Path) -> None:
         for index, arm in enumerate(arms)
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False, fontsize=9)
+    figure.savefig(path, dpi=110)
+
+
+def draw_lines(
+    panels: Mapping[str, Mapping[str, Line]], path: Path, note: str, log: bool = False
+) -> None:
+    """Draw panels, two in a row, each with a line and a band for each arm.
+
+    Args:
+        panels: By title, then by arm: places, which are numbers or names; the line; the lower and
+            the upper end of the band.
+        path: PNG to write.
+        note: Written below all: what line and band are.
+        log: Whether the vertical axes are logarithmic.
+    """
+    rows = (len(panels) + 1) // 2
+    figure = Figure(figsize=(8.5, 3 * rows + 0.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, 2, squeeze=False).flatten()
+    arms = list(dict.fromkeys(arm for lines in panels.values() for arm in lines))
+    for ax, (title, lines) in zip(axes, panels.items()):
+        for arm, (places, middle, low, high) in lines.items():
+            color = f"C{arms.index(arm)}"
+            ax.plot(places, middle, "o-", color=color, markersize=3, linewidth=1.8)
+            ax.fill_between(places, low, high, color=color, alpha=0.15, linewidth=0)
+        if places and isinstance(places[0], str):
+            ax.tick_params(axis="x", rotation=45, labelsize=8)
+        if log:
+            ax.set_yscale("log")
+            ax.yaxis.set_major_formatter(LogFormatter())
+            ax.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
+        ax.set_title(title, fontsize=10)
+        ax.grid(alpha=0.3)
+        ax.spines[["top", "right"]].set_visible(False)
+    handles = [
+        axes[0].plot([], [], "o-", color=f"C{index}", label=arm)[0]
+        for index, arm in enumerate(arms)
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False, fontsize=9)
+    figure.supxlabel(note, fontsize=9)
     figure.savefig(path, dpi=110)
