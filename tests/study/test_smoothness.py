@@ -46,7 +46,7 @@ def test_probes_do_not_change_the_training(tmp_path: Path) -> None:
 
 def test_the_verdicts_are_of_relative_numbers_and_the_median() -> None:
     def run(relative_beta: list[float]) -> dict[str, Any]:
-        keys = ("loss_range", "gradient_norm", "relative_gradient_norm", "beta")
+        keys = ("loss", "loss_range", "gradient_norm", "relative_gradient_norm", "beta")
         points = [
             {"progress": i / 3, "relative_beta": value, **dict.fromkeys(keys, 1.0)}
             for i, value in enumerate(relative_beta)

@@ -22,8 +22,8 @@ GRID = Grid(ARMS, (32,), seeds=(0, 1, 2), final="ws_det.study.smoothness:train_a
 POINTS = 10
 # The same steps for both arms, whatever rate each of them trains at.
 LENGTHS = RATES
-# key of a point: heading, and the larger value is the rougher
 _NUMBERS = {
+    "loss": "loss",
     "loss_range": "range of the loss",
     "gradient_norm": "norm of the gradient",
     "relative_gradient_norm": "norm of the gradient, relative",
@@ -107,6 +107,9 @@ def section(summary: dict[str, Any]) -> str:
             "gradients half as large and a quarter of the curvature, and train no smoother. "
             "*Relative* numbers measure every filter in units of its own norm. The verdicts use "
             "those; the absolute ones stand beside them.",
+            "Each arm is probed where its own training passes, and the better a batch is fitted, the "
+            "smaller are its gradients and their changes: so the loss at the points stands in the "
+            "first column.",
             "The median over the points of a run, mean ± standard deviation over the seeds:",
             table(["", *_NUMBERS.values()], rows),
             search_table(summary),
