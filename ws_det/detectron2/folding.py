@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -36,18 +36,22 @@ class Detector(NamedTuple):
     model: nn.Module
 
 
-def load_detector(config: str, path: str) -> Detector:
+def load_detector(
+    config: str, path: str, options: Sequence[str] = (), data_root: str | None = None
+) -> Detector:
     """Build a detector and load its weights, with the checks of testing.
 
     Args:
         config: Path of a config, or the name of a supplied one.
         path: Path or URL of the weights.
+        options: ``KEY=VALUE``.
+        data_root: Folder of a COCO-format set, which names the classes.
 
     Raises:
         InputError: If the config cannot be built, or the weights are folded already or of another
             model.
     """
-    recipe = load_recipe(config)
+    recipe = load_recipe(config, options, data_root)
     file = local_file(path)
     pickled = file.endswith(".pkl")
     state = (model_in(load_checkpoint(file)) if pickled else loaded_model(file))["model"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from mmengine.config import Config
@@ -44,18 +44,25 @@ class Detector(NamedTuple):
     checkpoint: dict[str, Any]
 
 
-def load_detector(config: str, path: str) -> Detector:
+def load_detector(
+    config: str,
+    path: str,
+    options: Mapping[str, Any] | None = None,
+    data_root: str | None = None,
+) -> Detector:
     """Build a detector and load its weights, with the checks of testing.
 
     Args:
         config: Path of a config, or the name of a supplied one.
         path: Path or URL of the weights.
+        options: ``--cfg-options``.
+        data_root: Folder of a COCO-format set, which names the classes.
 
     Raises:
         InputError: If the config cannot be built, or the weights are folded already or of another
             model.
     """
-    cfg = load_config(config, parts=("test",))
+    cfg = load_config(config, options, data_root, parts=("test",))
     checkpoint = load_safely(path)
     state = state_dict_of(checkpoint)
     stock.refuse_folded(state, path)
