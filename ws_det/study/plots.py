@@ -51,13 +51,13 @@ def draw_points(panels: Mapping[str, Mapping[str, Group]], path: Path) -> None:
 def draw_lines(
     panels: Mapping[str, Mapping[str, Line]], path: Path, note: str, log: bool = False
 ) -> None:
-    """Draw panels, two in a row, each with a line and a band for each arm.
+    """Draw panels, two in a row, each with a line and bars for each arm.
 
     Args:
         panels: By title, then by arm: places, which are numbers or names; the line; the lower and
-            the upper end of the band.
+            the upper ends of the bars.
         path: PNG to write.
-        note: Written below all: what line and band are.
+        note: Written below all: what line and bars are.
         log: Whether the vertical axes are logarithmic.
     """
     rows = (len(panels) + 1) // 2
@@ -67,11 +67,15 @@ def draw_lines(
     arms = list(dict.fromkeys(arm for lines in panels.values() for arm in lines))
     for ax, (title, lines) in zip(axes, panels.items()):
         for arm, (places, middle, low, high) in lines.items():
+            named = isinstance(places[0], str)
+            at = list(range(len(places))) if named else places
+            apart = (at[-1] - at[0]) / max(1, len(at) - 1) * 0.13  # of the bars of two arms
+            at = [x + apart * (arms.index(arm) - (len(arms) - 1) / 2) for x in at]
             color = f"C{arms.index(arm)}"
-            ax.plot(places, middle, "o-", color=color, markersize=3, linewidth=1.8)
-            ax.fill_between(places, low, high, color=color, alpha=0.15, linewidth=0)
-        if places and isinstance(places[0], str):
-            ax.tick_params(axis="x", rotation=45, labelsize=8)
+            ax.plot(at, middle, "o-", color=color, markersize=3, linewidth=1.8)
+            ax.vlines(at, low, high, color=color, linewidth=1.2, alpha=0.5)
+            if named:
+                ax.set_xticks(range(len(places)), places, rotation=45, ha="right", fontsize=8)
         if log:
             ax.set_yscale("log")
             ax.yaxis.set_major_formatter("{x:g}")

@@ -148,14 +148,14 @@ def draw(summary: dict[str, Any], path: Path) -> None:
             panels[title] = {
                 arm["arm"]: (
                     arm[places],
-                    *_band(arm[where][key], arm[where][f"{key}_spread"]),
+                    *_bars(arm[where][key], arm[where][f"{key}_spread"]),
                 )
                 for arm in summary["arms"].values()
             }
-    draw_lines(panels, path, "line: mean over channels and seeds, band: deviation over channels")
+    draw_lines(panels, path, "line: mean over channels and seeds, bars: deviation over channels")
 
 
-def _band(means: list[list[float]], spreads: list[list[float]]) -> tuple[list[float], ...]:
+def _bars(means: list[list[float]], spreads: list[list[float]]) -> tuple[list[float], ...]:
     middle = [fmean(values) for values in zip(*means)]
     spread = [fmean(values) for values in zip(*spreads)]
     low = [max(0.0, m - s) for m, s in zip(middle, spread)]

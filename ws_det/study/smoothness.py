@@ -107,9 +107,9 @@ def section(summary: dict[str, Any]) -> str:
             "gradients half as large and a quarter of the curvature, and train no smoother. "
             "*Relative* numbers measure every filter in units of its own norm. The verdicts use "
             "those; the absolute ones stand beside them.",
-            "Each arm is probed where its own training passes, and the better a batch is fitted, the "
-            "smaller are its gradients and their changes: so the loss at the points stands in the "
-            "first column.",
+            "Each arm is probed where its own training passes, and the better a batch is fitted, "
+            "the smaller are its gradients and their changes: so the loss at the points stands in "
+            "the first column.",
             "The median over the points of a run, mean ± standard deviation over the seeds:",
             table(["", *_NUMBERS.values()], rows),
             search_table(summary),
@@ -130,4 +130,4 @@ def draw(summary: dict[str, Any], path: Path) -> None:
             )
             for arm in summary["arms"].values()
         }
-    draw_lines(panels, path, "share of the training; line: mean, band: range of the seeds", True)
+    draw_lines(panels, path, "share of the training; line: mean, bars: range of the seeds", True)
