@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
+pytest.importorskip("sklearn", reason="a plan asks for it")
+
 from ws_det.study.grid import RATES, SEARCH_SEED, TRAIN, Grid, search_table
 
 ARMS = {"GN, mean only": {"norm": "GN", "kernel": "mean"}, "BCN+WS": {"norm": "BCN"}}

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ws_det.errors import InputError
-from ws_det.study import images
+from ws_det.study import classification, images
 from ws_det.study.images import load_images, read_idx
 
 NAMES = {"images": "{}-images-idx3-ubyte", "labels": "{}-labels-idx1-ubyte"}
@@ -96,10 +96,21 @@ def test_a_broken_gzip_is_named(tmp_path: Path) -> None:
             read_idx(tmp_path / "file.gz")
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("missing", ["train-labels-idx1-ubyte", "t10k-images-idx3-ubyte"])
+def test_a_missing_file_is_named_before_anything_runs(missing: str, tmp_path: Path) -> None:
     pytest.importorskip("sklearn", reason="it splits the images")
-    with pytest.raises(InputError, match="there is no train-images-idx3-ubyte or"):
-        load_images(str(tmp_path))
+    fashion(tmp_path)
+    classification.plan({}, images=str(tmp_path))
+    for path in tmp_path.glob(f"{missing}*"):
+        path.unlink()
+    with pytest.raises(InputError, match=f"there is no {missing} or {missing}.gz in"):
+        classification.plan({}, images=str(tmp_path))
+
+
+def test_without_scikit_learn_nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"scikit-learn is not installed.*ws_det\[study\]"):
+        classification.plan({})
 
 
 def test_too_few_and_mismatched_images_are_refused(tmp_path: Path) -> None:

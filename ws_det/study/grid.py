@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ws_det.markdown import table
+from ws_det.study.images import check_images
 from ws_det.study.runs import Results, Run
 from ws_det.study.verdicts import best_rate
 
@@ -40,7 +41,11 @@ class Grid:
             results: Of the runs that are done.
             quick: Two arms, one batch size, rate and seed, an epoch of 32 images.
             images: A folder of Fashion-MNIST's files instead of scikit-learn's digits.
+
+        Raises:
+            InputError: If scikit-learn or a file is missing.
         """
+        check_images(images)
         runs = []
         for batch in self.batches[-1:] if quick else self.batches:
             for arm in list(self.arms)[:2] if quick else self.arms:

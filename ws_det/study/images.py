@@ -6,6 +6,7 @@ import gzip
 import math
 import zlib
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,6 +40,21 @@ class Splits(NamedTuple):
     held_out: Labelled
 
 
+def check_images(folder: str | None = None) -> None:
+    """Check that the images are there, without reading them.
+
+    Raises:
+        InputError: If scikit-learn or a file is missing.
+    """
+    if not find_spec("sklearn"):
+        raise InputError(
+            "scikit-learn is not installed, and this study needs it: pip install 'ws_det[study]'"
+        )
+    for part in ("train", "t10k") if folder is not None else ():
+        for kind in ("images-idx3", "labels-idx1"):
+            _find(Path(folder), f"{part}-{kind}-ubyte")
+
+
 def load_images(folder: str | None = None) -> Splits:
     """Load the images and split them by class, always in the same way.
 
@@ -49,13 +65,10 @@ def load_images(folder: str | None = None) -> Splits:
     Raises:
         InputError: If scikit-learn or a file is missing, or a file is broken.
     """
-    try:
-        from sklearn.datasets import load_digits
-        from sklearn.model_selection import train_test_split
-    except ImportError:
-        raise InputError(
-            "scikit-learn is not installed, and this study needs it: pip install 'ws_det[study]'"
-        ) from None
+    check_images(folder)
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
     if folder is None:
         digits = load_digits()
         images, labels = torch.tensor(digits.images), torch.tensor(digits.target)
