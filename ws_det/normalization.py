@@ -58,6 +58,8 @@ def est_batch_norm(
             running_mean, running_var = update_estimates(
                 mean, var, running_mean, running_var, momentum
             )
+            if not torch.jit.is_scripting() and is_compiling():
+                running_mean, running_var = _computed_once(running_mean, running_var)
     return torch.nn.functional.batch_norm(
         input, running_mean, running_var, weight, bias, training=False, eps=eps
     )
@@ -172,8 +174,6 @@ def update_estimates(
     var = (var + (mean - running_mean).square()).mean(0)
     running_mean.lerp_(mean.mean(0).to(running_mean.dtype), momentum)
     running_var.lerp_(var.to(running_var.dtype), momentum)
-    if not torch.jit.is_scripting() and is_compiling():
-        return _computed_once(running_mean, running_var)
     return running_mean.clone(), running_var.clone()
 
 
@@ -239,9 +239,10 @@ class _BatchChannelNorm(torch.autograd.Function):
         gain = root * weight.view(1, groups, 1)
         factor = (gain * a.view(1, groups, -1)).reshape(n, -1)
         summand = (gain * offset + bias.view(1, groups, 1)).reshape(n, -1) - factor * m
-        ctx.save_for_backward(x, weight, m, v, mean, sigma, a, offset, root)
+        factor, summand, *rest = _computed_once(factor, summand, mean, sigma, a, offset, root)
+        ctx.save_for_backward(x, weight, m, v, *rest)
         ctx.batch_statistics = batch_statistics
-        return _scale_and_shift(x, *_computed_once(factor, summand))
+        return _scale_and_shift(x, factor, summand)
 
     @staticmethod
     @once_differentiable
@@ -288,7 +289,11 @@ def _computed_once(*values: Tensor) -> tuple[Tensor, ...]:
     In backward it would compute statistics from buffers that have moved since, with wrong
     gradients (seen with torch 2.13), and in a loop it would compute them for every element.
     """
-    return _copy(torch.stack(values)).unbind() if is_compiling() else values
+    if not is_compiling():
+        return values
+    flat = _copy(torch.cat([value.reshape(-1) for value in values]))
+    parts = flat.split([value.numel() for value in values])
+    return tuple(part.view(value.shape) for part, value in zip(parts, values))
 
 
 # An operation that the compiler cannot look into. Not by torch.library.custom_op, whose calls cost
