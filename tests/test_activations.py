@@ -90,6 +90,19 @@ def test_a_norm_behind_which_channels_are_mixed_is_not_seen() -> None:
     assert not seen(model, torch.randn(1, 3, 2, 2))
 
 
+def test_what_a_nonlinearity_gave_is_behind_no_norm() -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.conv = nn.BatchNorm2d(3), nn.Conv2d(3, 3, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.norm(x).relu_()
+            return F.relu_(x + self.conv(x))
+
+    assert [name for name, _ in seen(Block().eval(), torch.randn(1, 3, 2, 2))] == ["norm"]
+
+
 def test_what_keeps_channels_apart_may_be_between() -> None:
     between = nn.Sequential(nn.Dropout2d(), nn.MaxPool2d(2), nn.Upsample(scale_factor=2))
     model = nn.Sequential(nn.InstanceNorm2d(3, affine=True), between, nn.ReLU(inplace=True)).eval()

@@ -165,6 +165,12 @@ def test_the_worst_come_first() -> None:
     assert share_nearly_dead(statistics) == 0.5
 
 
+def test_nearly_dead_is_less_than_a_hundredth() -> None:
+    active = torch.tensor([0, 0.0099, 0.01, 1])
+    own = ChannelStatistics(active, active, active)
+    assert own.nearly_dead.tolist() == [True, True, False, False]
+
+
 def test_a_channel_killed_by_hand_is_named_first() -> None:
     model = network()
     for norm in model[1::3]:  # random ones kill channels of their own

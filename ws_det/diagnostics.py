@@ -154,14 +154,14 @@ class _Sums:
 
     def add(self, input: Tensor) -> bool:
         """Add (N, C, ...); whether all of it is finite."""
-        values = input.detach().double().transpose(0, 1).flatten(1)
+        values = input.detach().transpose(0, 1).flatten(1)
         count = values.shape[1]
-        var, mean = (v.cpu() for v in torch.var_mean(values, 1, correction=0))
+        var, mean = (v.cpu() for v in torch.var_mean(values.double(), 1, correction=0))
         total = self.count + count
         away = mean - self.mean
         self.squares = self.squares + var * count + away**2 * (self.count * count / total)
         self.mean = self.mean + away * (count / total)
-        self.active = self.active + (values > 0).sum(1).double().cpu()
+        self.active = self.active + (values > 0).sum(1, dtype=torch.int32).cpu().double()
         self.count = total
         return bool(mean.isfinite().all())
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 
 class InputError(ValueError):
@@ -32,6 +33,15 @@ def first_line(error: BaseException) -> str:
 def warn(sentence: str) -> None:
     """Tell the user on stderr what may be wrong, as :func:`run_tool` tells what is."""
     print(f"warning: {sentence}", file=sys.stderr)
+
+
+@contextmanager
+def one_sentence() -> Iterator[None]:
+    """Take an ``InputError`` of a data worker out of the traceback that torch wraps it in."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(error.given.rstrip().rpartition("InputError: ")[2]) from None
 
 
 def run_tool(main: Callable[[], object]) -> None:

@@ -14,6 +14,7 @@ from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling.backbone.resnet import BasicBlock
 from torch import Tensor, nn
 
+from tests.conftest import write_set
 from tests.detectron2.parts import TINY, yaml_config
 from tests.detectron2.test_folding import LAZY, settled_model
 from tools import diagnose
@@ -109,8 +110,7 @@ def test_what_it_refuses(coco_set: Path, tmp_path: Path, refusal) -> None:
     said = refusal(*good, "--cfg-options", "dataloader.test.dataset.names=unknown")
     assert "no data set is registered as 'unknown'" in said
     said = refusal(diagnose, config, tmp_path / "none.pth", *data, *out)
-    print(said)
-    assert "no checkpoint" in said or "there is no" in said
+    assert "no checkpoint at" in said
     state = torch.load(checkpoint, weights_only=True)
     torch.save({"model": {"other.weight": torch.ones(3)}}, tmp_path / "other.pth")
     assert "another model" in refusal(diagnose, config, tmp_path / "other.pth", *data, *out)
@@ -119,6 +119,15 @@ def test_what_it_refuses(coco_set: Path, tmp_path: Path, refusal) -> None:
     said = refusal(diagnose, config, tmp_path / "other.pth", *data, *out)
     assert "behind backbone.bottom_up.res2.0.conv1.norm is NaN or infinite" in said
     assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_image_is_named(tmp_path: Path, refusal) -> None:
+    """Also by a data worker, which the config has."""
+    data = write_set(tmp_path / "data")
+    (data / "val2017/2.jpg").write_bytes(b"no image")
+    args = (*trained("yaml", "GN", tmp_path), "--data-root", data, "--out", tmp_path / "out")
+    said = refusal(diagnose, *args, "--cfg-options", "DATALOADER.NUM_WORKERS=1")
+    assert said.startswith(f"error: the image {data}/val2017/2.jpg cannot be used")
 
 
 def test_a_frozen_norm_counts() -> None:

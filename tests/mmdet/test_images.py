@@ -9,8 +9,8 @@ import pytest
 from mmcv.transforms import LoadImageFromFile
 from PIL import Image
 
-from ws_det.errors import InputError
-from ws_det.mmdet.images import LoadNamedImage, one_sentence
+from ws_det.errors import InputError, one_sentence
+from ws_det.mmdet.images import LoadNamedImage
 
 
 @pytest.fixture(params=["jpg", "png", "bmp"])

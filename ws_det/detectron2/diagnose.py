@@ -9,7 +9,7 @@ from ws_det.channel_report import counted
 from ws_det.detectron2.data import check_sets
 from ws_det.detectron2.folding import load_detector
 from ws_det.diagnostics import ChannelStatistics, channel_statistics
-from ws_det.errors import InputError
+from ws_det.errors import InputError, one_sentence
 
 
 def diagnose(
@@ -44,4 +44,5 @@ def diagnose(
     # One by one, whatever the config's batch, so that no image is padded for another.
     singles = ([image] for batch in chain.from_iterable(loaders) for image in batch)
     total = min(images, sum(len(loader.dataset) for loader in loaders))
-    return channel_statistics(model, counted(islice(singles, total), total))
+    with one_sentence():
+        return channel_statistics(model, counted(islice(singles, total), total))

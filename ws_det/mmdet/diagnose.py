@@ -12,10 +12,10 @@ from torch.utils.data import DataLoader, Subset
 
 from ws_det.channel_report import counted
 from ws_det.diagnostics import ChannelStatistics, channel_statistics
+from ws_det.errors import one_sentence
 from ws_det.mmdet.config import complete
 from ws_det.mmdet.data import check_data
 from ws_det.mmdet.folding import load_detector
-from ws_det.mmdet.images import one_sentence
 from ws_det.mmdet.options import parse_options
 
 

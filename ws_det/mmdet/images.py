@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from mmcv.transforms import LoadImageFromFile
@@ -28,12 +26,3 @@ class LoadNamedImage(LoadImageFromFile):
         except Exception as error:
             reason = str(error).strip().rpartition("\n")[2][:80] or type(error).__name__
             raise InputError(f"the image {path} cannot be read ({reason}): replace it") from error
-
-
-@contextmanager
-def one_sentence() -> Iterator[None]:
-    """Take an ``InputError`` of a data worker out of the traceback that torch wraps it in."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(error.given.rstrip().rpartition("InputError: ")[2]) from None

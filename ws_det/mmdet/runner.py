@@ -11,10 +11,9 @@ from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 
-from ws_det.errors import InputError
+from ws_det.errors import InputError, one_sentence
 from ws_det.mmdet import launch, preflight
 from ws_det.mmdet.config import complete, load_config
-from ws_det.mmdet.images import one_sentence
 from ws_det.mmdet.report import CocoReportHook
 from ws_det.mmdet.resumable import ResumableRunner
 from ws_det.mmdet.resume import Point, batch_of, lead_to, locate
