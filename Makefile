@@ -62,7 +62,7 @@ test-detectron2: setup-detectron2
 	WS_DET_DETECTRON2="$(CHECKOUT)" $(BIN_DETECTRON2)/python -m pytest -ra tests/detectron2
 
 bench: setup
-	for what in ws bcn step inference; do $(BIN)/python tools/benchmark.py $$what || exit; done
+	for what in ws bcn step inference eval; do $(BIN)/python tools/benchmark.py $$what || exit; done
 
 lint: setup
 	$(BIN)/python -m ruff check .

@@ -8,3 +8,5 @@ optim_wrapper = dict(
     optimizer=dict(lr=0.02), accumulative_counts=16, clip_grad=dict(max_norm=35, norm_type=2))
 param_scheduler = _base_.param_scheduler
 param_scheduler[0]['end'] = 8000
+# An epoch is long at this batch: a killed run loses 5000 iterations at most.
+default_hooks = dict(checkpoint=dict(by_epoch=False, interval=5000, max_keep_ckpts=3))

@@ -8,3 +8,5 @@ optim_wrapper = dict(optimizer=dict(lr=0.01), clip_grad=dict(max_norm=35, norm_t
 param_scheduler = _base_.param_scheduler
 param_scheduler[0]['end'] = 1000
 auto_scale_lr = dict(base_batch_size=8)  # the total batch that lr 0.01 is for
+# An epoch is long at this batch: a killed run loses 5000 iterations at most.
+default_hooks = dict(checkpoint=dict(by_epoch=False, interval=5000, max_keep_ckpts=3))
