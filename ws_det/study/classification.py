@@ -20,7 +20,7 @@ ARMS = {
     "BCN+WS": {"norm": "BCN", "kernel": "ws"},
 }
 GRID = Grid(ARMS, batches=(2, 32, 128), seeds=(0, 1, 2))
-# CIFAR-10 accuracy in percent of BN and of GN+WS, by batch size.
+# Accuracy in percent of BN and of GN+WS, by batch size; where it was published was not found again.
 _PUBLISHED = {2: (18.76, 91.86), 32: (92.49, 92.82), 128: (92.93, 92.90)}
 
 
@@ -85,7 +85,9 @@ def section(summary: dict[str, Any]) -> str:
             table(["held-out accuracy, %", *heads], by_batch("accuracy", 2)),
             table(["held-out loss", *heads], by_batch("loss", 3)),
             table(["seconds per epoch, one thread", *heads], by_batch("epoch_seconds", 2)),
-            "A published reproduction on CIFAR-10 has, in percent:",
+            "A reproduction by others is said to have the following, in percent. Where it was "
+            "published, and with which images and network, was not found again, so that it is "
+            "neither checked nor comparable here:",
             table(["batch", "BN", "GN+WS"], published),
             search_table(summary),
         ]
