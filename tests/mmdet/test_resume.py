@@ -151,6 +151,30 @@ def test_torchrun_restarts_what_one_dead_rank_ends(
     assert_same(state(runs / "epochs/iter_6.pth"), state(tmp_path / "work/iter_6.pth"))
 
 
+@pytest.mark.slow
+def test_two_machines_that_share_no_folder(runs: Path, config: Path, tmp_path: Path) -> None:
+    """docs/training.md's command, two torchruns on one machine. Oracle: two processes of one."""
+    seed = load_safely(str(runs / "epochs/iter_6.pth"))["meta"]["seed"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1"]
+    command += ["--master_addr=127.0.0.1", f"--master_port={free_port()}"]
+    training = [str(REPO / "tools/train.py"), str(config), "--launcher", "pytorch"]
+    training += ["--data-root", str(runs / "set"), "--cfg-options", f"randomness.seed={seed}"]
+    machines = [
+        subprocess.Popen(
+            [*command, f"--node_rank={node}", *training, "--work-dir", str(tmp_path / str(node))],
+            env=os.environ | {"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for node in range(2)
+    ]
+    said = [machine.communicate(timeout=240)[0] for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], said
+    assert "for 2 processes x 1 image x 2 passes = 4 images a step" in said[0]
+    assert_same(state(runs / "epochs/iter_6.pth"), state(tmp_path / "0/iter_6.pth"))
+
+
 def wait(condition: Callable[[], bool], seconds: float) -> None:
     end = time.time() + seconds
     while not condition():
