@@ -7,6 +7,7 @@ import json
 import math
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from pycocotools.cocoeval import COCOeval
 
 from tests.conftest import run
 from tests.detectron2.conftest import DEMO
+from tests.killed import free_port
 from tests.odd_set import write_odd_set
 from ws_det.report import COLUMNS
 
@@ -82,6 +84,25 @@ def test_resume_equals_a_run_that_never_stopped(trained, tmp_path):
     assert any("running_var" in key for key in first["model"])
     assert (resumed / "curves.json").read_text() == (folder / "curves.json").read_text()
     assert Image.open(resumed / "curves.png").size == Image.open(folder / "curves.png").size
+
+
+@pytest.mark.slow
+def test_two_machines_that_share_no_folder(trained, tmp_path):
+    """docs/training.md's flags, on one machine. Oracle: two processes of one, to the bit."""
+    folder, _, flags = trained
+    port, flags = free_port(), [*flags, "train.checkpointer.period=2"]
+    flags[flags.index("--num-gpus") + 1] = 1
+
+    def machine(node):
+        place = ["--num-machines", 2, "--machine-rank", node, "--dist-url"]
+        place += [f"tcp://127.0.0.1:{port}", *flags, f"train.output_dir={tmp_path / str(node)}"]
+        return run("train_detectron2", *place, timeout=240)
+
+    with ThreadPoolExecutor() as pool:
+        machines = list(pool.map(machine, range(2)))
+    assert [done.returncode for done in machines] == [0, 0], machines
+    assert "2 processes x 1 image x 2 passes = 4 images a step" in machines[0].stdout
+    assert_same(final(folder), final(tmp_path / "0"))
 
 
 def final(folder):
