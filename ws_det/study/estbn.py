@@ -13,7 +13,7 @@ from ws_det.study.runs import Results, Run
 from ws_det.study.verdicts import cell, mean_spread, verdict
 
 TITLE = "EstBN: the rate of its estimates"
-SEEDS = (0, 1)
+SEEDS = (0, 1, 2)
 LR = 2e-3  # of the demo's recipe: the rate of EstBN is what differs here
 DEFAULT = "constant 0.1"
 _AFTER, _ALL = {"warmup": False}, {"warmup": True}
