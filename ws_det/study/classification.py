@@ -20,8 +20,9 @@ ARMS = {
     "BCN+WS": {"norm": "BCN", "kernel": "ws"},
 }
 GRID = Grid(ARMS, batches=(2, 32, 128), seeds=(0, 1, 2))
-# Accuracy in percent of BN and of GN+WS, by batch size; where it was published was not found again.
-_PUBLISHED = {2: (18.76, 91.86), 32: (92.49, 92.82), 128: (92.93, 92.90)}
+# Accuracy in percent of BN and of "GN+WS", by batch size: README of _SOURCE at commit d08d575
+_PUBLISHED = {2: (18.78, 91.86), 64: (92.49, 92.82), 128: (92.93, 92.90)}
+_SOURCE = "https://github.com/ThomasEhling/Weight_Standardization"
 
 
 def plan(results: Results, quick: bool = False, images: str | None = None) -> list[Run]:
@@ -85,10 +86,12 @@ def section(summary: dict[str, Any]) -> str:
             table(["held-out accuracy, %", *heads], by_batch("accuracy", 2)),
             table(["held-out loss", *heads], by_batch("loss", 3)),
             table(["seconds per epoch, one thread", *heads], by_batch("epoch_seconds", 2)),
-            "A reproduction by others is said to have the following, in percent. Where it was "
-            "published, and with which images and network, was not found again, so that it is "
-            "neither checked nor comparable here:",
-            table(["batch", "BN", "GN+WS"], published),
+            f"A [reproduction by others]({_SOURCE}) (Keras, Fashion-MNIST, 10 epochs) gives these, "
+            f"in percent. They say little about WS: its function is passed as Keras's "
+            f"`kernel_regularizer`, which changes the loss at most and never a kernel, so that the "
+            f"last column is GN; and of the histories kept beside them, the one of BN at batch 2 "
+            f"ends at 79.4% validation accuracy.",
+            table(["batch", "BN", '"GN+WS"'], published),
             search_table(summary),
         ]
     )
