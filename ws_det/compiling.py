@@ -1,8 +1,9 @@
-"""Whether torch.compile or an export to ONNX is tracing."""
+"""Whether torch.compile or an export to ONNX is tracing, and what a compiler must not undo."""
 
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 
 def _never() -> bool:
@@ -21,3 +22,24 @@ def in_onnx_export() -> bool:
 # As torch.compiler.assume_constant_result does, without loading the compiler: it takes torch's own
 # function for False, also where it serves the exporter.
 in_onnx_export._dynamo_marked_constant = True
+
+
+def computed_once(*values: Tensor) -> tuple[Tensor, ...]:
+    """Small tensors that a compiler must take as they are, and not compute again where needed.
+
+    In backward it would compute statistics from buffers that have moved since, with wrong
+    gradients (seen with torch 2.13), and in a loop it would compute them for every element.
+    """
+    if not is_compiling():
+        return values
+    flat = _copy(torch.cat([value.reshape(-1) for value in values]))
+    parts = flat.split([value.numel() for value in values])
+    return tuple(part.view(value.shape) for part, value in zip(parts, values))
+
+
+# An operation that the compiler cannot look into. Not by torch.library.custom_op, whose calls cost
+# six times as much.
+_library = torch.library.Library("ws_det", "DEF")
+_library.define("copy(Tensor values) -> Tensor")
+_library.impl("copy", torch.clone, "CompositeExplicitAutograd")
+_copy = torch.ops.ws_det.copy.default

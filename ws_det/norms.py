@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ws_det import normalization
 from ws_det.errors import InputError
 from ws_det.fuse import fx_node
+from ws_det.fused_bcn import batch_channel_norm
+from ws_det.moments import channel_moments, update_estimates, update_running_statistics
+from ws_det.normalization import channel_norm, est_batch_norm
 
 __all__ = ["BatchChannelNorm2d", "EstBatchNorm2d", "average_estimates"]
 
@@ -67,7 +69,7 @@ class EstBatchNorm2d(nn.InstanceNorm2d):
         learns = self.learns()
         if learns and input.numel():
             self.num_batches_tracked.add_(1)
-        return normalization.est_batch_norm(
+        return est_batch_norm(
             input,
             self.running_mean,
             self.running_var,
@@ -142,7 +144,7 @@ class BatchChannelNorm2d(nn.GroupNorm):
         else:
             bn = self.bn
             out = F.batch_norm(input, bn.running_mean, bn.running_var, bn.weight, bn.bias)
-        return normalization.channel_norm(out, self.num_groups, self.weight, self.bias, self.eps)
+        return channel_norm(out, self.num_groups, self.weight, self.bias, self.eps)
 
     @torch.jit.unused
     def _in_one_pass(self, input: Tensor) -> bool:
@@ -161,18 +163,18 @@ class BatchChannelNorm2d(nn.GroupNorm):
         mean, var = bn.running_mean, bn.running_var
         batch_statistics = False
         with torch.no_grad():
-            moments = normalization.channel_moments(input)
+            moments = channel_moments(input)
             if isinstance(bn, EstBatchNorm2d):
                 if bn.learns():
                     bn.num_batches_tracked.add_(1)
-                    mean, var = normalization.update_estimates(*moments, mean, var, bn.momentum)
+                    mean, var = update_estimates(*moments, mean, var, bn.momentum)
             elif bn.training:
                 batch_statistics = True
                 bn.num_batches_tracked.add_(1)
-                mean, var = normalization.update_running_statistics(
+                mean, var = update_running_statistics(
                     *moments, mean, var, bn.momentum, input.numel() // input.shape[1]
                 )
-        return normalization.batch_channel_norm(
+        return batch_channel_norm(
             input, mean, var, bn.weight, bn.bias, self.weight, self.bias, moments,
             batch_statistics, self.eps,
         )  # fmt: skip
