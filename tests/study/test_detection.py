@@ -42,12 +42,18 @@ def test_every_arm_has_the_same_search_and_the_seeds_at_its_best() -> None:
         assert [(s["lr"], s["batch"]) for s in search] == [(1e-3, 1), (2e-3, 1), (4e-3, 1)]
         assert {s["images"] for s in search} == {500}
         best = 2e-3 if arm["conv_cfg"] else 1e-3
-        final = {(s["batch"], s["seed"]): (s["lr"], s["images"]) for s in mine if s["seed"] < 100}
+        reported = [s for s in mine if s["seed"] < 100]
+        long = [s for s in reported if s["images"] == 4000]
+        final = {(s["batch"], s["seed"]): (s["lr"], s["images"]) for s in reported if s not in long}
         assert final == {
             (batch, seed): (best * batch**0.5, 1000)
             for batch, seeds in ((1, 3), (2, 1), (8, 2))
             for seed in range(seeds)
         }
+        pair = arm["norm_cfg"]["type"] == "GN"
+        assert [(s["lr"], s["batch"], s["seed"]) for s in long] == [
+            (best, 1, seed) for seed in range(3 * pair)
+        ]
 
 
 def test_the_summary_has_the_means_and_the_section_shows_them() -> None:
@@ -59,7 +65,12 @@ def test_the_summary_has_the_means_and_the_section_shows_them() -> None:
     assert words["at batch 1 GN+WS is above BN"] == "shown"
     assert words["at batch 1 BCN+WS is above GN+WS"] == "contradicted"
     assert words["BN loses box AP from batch 8 to batch 1"] == "not shown at this size"
+    assert words["at batch 1 GN+WS is above GN, after 4000 images"] == "shown"
     text = detection.section(summary)
+    assert (
+        "does not show at this size in: BN loses box AP from batch 8 to batch 1 (not shown" in text
+    )
+    assert "| 4000 images |" in text
     assert "0.451 ± 0.001 / 0.226 ± 0.001" in text
     assert "| GN+WS | 0.330 | 0.338 | 0.323 | 0.002 |" in text
 
