@@ -55,6 +55,13 @@ def summarize(results: Results) -> dict[str, Any]:
         for higher, lower in pairs
         if higher in errors and lower in errors
     ]  # fmt: skip
+    # "to accelerate deep network training", says the abstract.
+    fits = {arm["arm"]: arm["train_loss"] for arm in summary["arms"].values()}
+    if fits.get("GN") and fits.get("GN+WS"):
+        sides = [fits[arm]["values"] for arm in ("GN", "GN+WS")]
+        summary["verdicts"].append(
+            verdict("ablation: GN has a larger training loss than GN+WS", *sides)
+        )
     return summary
 
 
