@@ -27,6 +27,7 @@ ARMS = {
     "BN": {"norm": "BN", "kernel": "plain"},
     "GN": {"norm": "GN", "kernel": "plain"},
     "GN+WS": {"norm": "GN", "kernel": "ws"},
+    "BCN": {"norm": "BCN", "kernel": "plain"},
     "BCN+WS": {"norm": "BCN", "kernel": "ws"},
 }
 GRID = Grid(ARMS, (2,), seeds=(0, 1, 2), final="ws_det.study.singularities:train_and_measure")
@@ -105,6 +106,7 @@ def summarize(results: Results) -> dict[str, Any]:
     claims = [
         ("GN's channels are further from mean 0 than BN's", "mean", "GN", "BN"),
         ("GN's channels are further from mean 0 than GN+WS's", "mean", "GN", "GN+WS"),
+        ("GN's channels are further from mean 0 than BCN's", "mean", "GN", "BCN"),
         ("GN+WS's channels are further from mean 0 than BCN+WS's", "mean", "GN+WS", "BCN+WS"),
         ("GN's deviations differ more than GN+WS's", "deviation_spread", "GN", "GN+WS"),
         ("GN has more channels nearly dead than GN+WS, %", "nearly_dead", "GN", "GN+WS"),
@@ -127,9 +129,10 @@ def section(summary: dict[str, Any]) -> str:
         [
             f"Network and schedule of the classification above at batch {GRID.batches[0]}, "
             f"{len(GRID.seeds)} seeds. At {POINTS} points of the training, what enters each "
-            f"nonlinearity is measured per channel over the validation images, in evaluation. A "
-            f"channel whose mean is far below 0, in units of its deviation, is set to 0 by the "
-            f"ReLU: near an elimination singularity. Nearly dead is one above 0 in less than "
+            f"nonlinearity is measured per channel over the validation images, in evaluation; BCN "
+            f"is its micro-batch form (EstBN). A channel whose mean is far below 0, in units of "
+            f"its deviation, is set to 0 by the ReLU: near an elimination singularity. Nearly dead "
+            f"is one above 0 in less than "
             f"{NEARLY_DEAD:.0%} of its cells. {data_sentence(summary)}",
             "The mean over the points of a run, of all channels; mean ± standard deviation over "
             "the seeds:",
