@@ -12,7 +12,7 @@ pytest.importorskip("matplotlib", reason="the plots are matplotlib's")
 import numpy as np
 from matplotlib.image import imread
 
-from ws_det.study.plots import draw_lines, draw_points
+from ws_det.study.plots import by_batch, draw_lines, draw_points
 
 BLUE, ORANGE = (0.122, 0.467, 0.706), (1, 0.498, 0.055)  # matplotlib's first two
 
@@ -47,3 +47,16 @@ def test_points(tmp_path: Path) -> None:
     draw_points(panels, tmp_path / "plot.png")
     one, two = (places(tmp_path / "plot.png", color)[0] for color in (BLUE, ORANGE))
     assert two.max() < one.min()
+
+
+def test_arms_by_batch() -> None:
+    """Oracle: the panels by hand; a batch size that was not run and a number that is missing."""
+    arms = [
+        {"arm": "one", "batch": 8, "ap": {"values": [1.0]}, "loss": None},
+        {"arm": "one", "batch": 2, "ap": {"values": [2.0, 3.0]}, "loss": {"values": [0.5]}},
+        {"arm": "two", "batch": 8, "ap": {"values": [4.0]}, "loss": {"values": [0.25]}},
+    ]
+    assert by_batch(arms, {"AP": "ap", "the loss": "loss"}) == {
+        "AP": {"batch 2": {"one": [2.0, 3.0]}, "batch 8": {"one": [1.0], "two": [4.0]}},
+        "the loss": {"batch 2": {"one": [0.5]}, "batch 8": {"two": [0.25]}},
+    }

@@ -7,7 +7,7 @@ from typing import Any
 
 from ws_det.markdown import table
 from ws_det.study.grid import EPOCHS, Grid, data_sentence, search_table
-from ws_det.study.plots import draw_points
+from ws_det.study.plots import by_batch, draw_points
 from ws_det.study.runs import Results, Run
 from ws_det.study.verdicts import cell, mean_spread, verdict
 
@@ -91,15 +91,5 @@ def section(summary: dict[str, Any]) -> str:
 
 def draw(summary: dict[str, Any], path: Path) -> None:
     """Error and loss, a column of points for each arm."""
-    panels = {
-        label: {
-            f"batch {batch}": {
-                arm["arm"]: arm[key]["values"]
-                for arm in summary["arms"].values()
-                if arm["batch"] == batch and arm[key]
-            }
-            for batch in GRID.batches
-        }
-        for label, key in (("held-out error, %", "error"), ("held-out loss", "loss"))
-    }
-    draw_points(panels, path)
+    labels = {"held-out error, %": "error", "held-out loss": "loss"}
+    draw_points(by_batch(summary["arms"].values(), labels), path)

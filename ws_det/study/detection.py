@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ws_det.markdown import table
-from ws_det.study.plots import draw_points
+from ws_det.study.plots import by_batch, draw_points
 from ws_det.study.runs import Results, Run
 from ws_det.study.verdicts import SHOWN, best_rate, cell, mean_spread, verdict
 
@@ -192,17 +192,11 @@ def section(summary: dict[str, Any]) -> str:
 
 def draw(summary: dict[str, Any], path: Path) -> None:
     """A panel for boxes and one for masks, a column of points for each arm and batch."""
-    long = summary["long"]
-    panels = {
-        word: {
-            f"batch {batch}": {
-                a["arm"]: a[key]["values"] for a in _arms(summary) if a["batch"] == batch
-            }
-            for batch in SEEDS
-        }
-        | {f"batch 1, {LONG_IMAGES} images": {a: n[key]["values"] for a, n in long.items()}}
-        for word, key in (("box AP", "box_ap"), ("mask AP", "mask_ap"))
-    }
+    labels = {"box AP": "box_ap", "mask AP": "mask_ap"}
+    panels = by_batch(_arms(summary), labels)
+    for label, key in labels.items():
+        if long := {arm: numbers[key]["values"] for arm, numbers in summary["long"].items()}:
+            panels[label][f"batch 1, {LONG_IMAGES} images"] = long
     draw_points(panels, path)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -46,6 +47,28 @@ def draw_points(panels: Mapping[str, Mapping[str, Group]], path: Path) -> None:
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False, fontsize=9)
     figure.savefig(path, dpi=110)
+
+
+def by_batch(
+    arms: Iterable[Mapping[str, Any]], labels: Mapping[str, str]
+) -> dict[str, dict[str, Group]]:
+    """Panels for ``draw_points`` with a group for each batch size.
+
+    Args:
+        arms: With ``arm``, ``batch`` and the numbers: what ``mean_spread`` gives, or None.
+        labels: Which number is in a panel, by the panel's label.
+    """
+    arms = list(arms)
+    batches = sorted({arm["batch"] for arm in arms})
+    return {
+        label: {
+            f"batch {batch}": {
+                arm["arm"]: arm[key]["values"] for arm in arms if arm["batch"] == batch and arm[key]
+            }
+            for batch in batches
+        }
+        for label, key in labels.items()
+    }
 
 
 def draw_lines(
