@@ -65,7 +65,8 @@ def test_the_summary_has_the_means_and_the_section_shows_them() -> None:
     assert words["at batch 1 GN+WS is above BN"] == "shown"
     assert words["at batch 1 BCN+WS is above GN+WS"] == "contradicted"
     assert words["BN loses box AP from batch 8 to batch 1"] == "not shown at this size"
-    assert words["at batch 1 GN+WS is above GN, after 4000 images"] == "shown"
+    assert words["at batch 1 GN+WS is above GN in box AP, after 4000 images"] == "shown"
+    assert words["at batch 1 GN+WS is above GN in mask AP, after 4000 images"] == "shown"
     text = detection.section(summary)
     assert (
         "does not show at this size in: BN loses box AP from batch 8 to batch 1 (not shown" in text

@@ -115,9 +115,10 @@ def summarize(results: Results) -> dict[str, Any]:
             summary["long"][arm] = _spread(final)
     summary["verdicts"] = _verdicts(summary["arms"])
     if len(summary["long"]) == len(LONG):
-        sides = [summary["long"][arm]["box_ap"]["values"] for arm in reversed(LONG)]
-        claim = f"at batch 1 GN+WS is above GN, after {LONG_IMAGES} images"
-        summary["verdicts"].append(verdict(claim, *sides, "box AP"))
+        for key, unit in (("box_ap", "box AP"), ("mask_ap", "mask AP")):
+            sides = [summary["long"][arm][key]["values"] for arm in reversed(LONG)]
+            claim = f"at batch 1 GN+WS is above GN in {unit}, after {LONG_IMAGES} images"
+            summary["verdicts"].append(verdict(claim, *sides, unit))
     return summary
 
 
