@@ -16,7 +16,7 @@ from typing import Any
 
 from ws_det.errors import FrameworkError, run_tool
 
-REPEATS = {"ws": 20, "bcn": 20, "step": 5, "inference": 20, "eval": 1}
+REPEATS = {"ws": 20, "bcn": 100, "step": 5, "inference": 20, "eval": 1}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -74,7 +75,7 @@ def measure(
     clock: Callable[[], float] = time.perf_counter,
     say: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
 ) -> dict[str, Timing]:
-    """Call every arm once a round and keep the time of each call.
+    """Call every arm once a round, each round in another order, and keep the time of each call.
 
     Args:
         comparison: What to time.
@@ -148,8 +149,12 @@ def why_no_compiler() -> str | None:
 
 
 def _calls(comparison: Comparison, rounds: int) -> Iterator[tuple[int, str]]:
+    # Shuffled: in one order for all rounds an arm would find the caches and the free memory always
+    # as the same other arm leaves them, and what follows the slowest pays for it.
+    order, names = random.Random(0), list(comparison.arms)
     for number in range(rounds):
-        for name in comparison.arms:
+        order.shuffle(names)
+        for name in names:
             yield number, name
 
 
