@@ -82,7 +82,8 @@ def section(summary: dict[str, Any]) -> str:
             f"Network and schedule of the classification above at batch {GRID.batches[0]}, "
             f"{EPOCHS} epochs, {len(GRID.seeds)} seeds, GN throughout. Only the kernels differ: as "
             f"they are, their mean removed, divided by their deviation, or both. Beside it the WS "
-            f"paper's ablation (arXiv:1903.10520). {data_sentence(summary)}",
+            f"paper's ablation (arXiv:1903.10520). The claim on the training loss was added after "
+            f"the numbers had been seen. {data_sentence(summary)}",
             table([*heads, "paper: top-1 error, R50 on ImageNet"], rows),
             search_table(summary),
         ]

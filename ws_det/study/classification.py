@@ -85,7 +85,10 @@ def section(summary: dict[str, Any]) -> str:
             f"micro-batch form (EstBN) at every batch size. {data_sentence(summary)}",
             table(["held-out accuracy, %", *heads], by_batch("accuracy", 2)),
             table(["held-out loss", *heads], by_batch("loss", 3)),
-            table(["seconds per epoch, one thread", *heads], by_batch("epoch_seconds", 2)),
+            table(
+                ["seconds per epoch, one thread, other runs beside", *heads],
+                by_batch("epoch_seconds", 2),
+            ),
             f"A [reproduction by others]({_SOURCE}) (Keras, Fashion-MNIST, 10 epochs) gives these, "
             f"in percent. They say little about WS: its function is passed as Keras's "
             f"`kernel_regularizer`, which changes the loss at most and never a kernel, so that the "

@@ -180,7 +180,8 @@ def section(summary: dict[str, Any]) -> str:
             + "; ".join(f"{v['claim']} ({v['verdict']})" for v in claims)
             + ".",
             f"The WS paper's pair after {LONG_IMAGES} images, batch 1, {len(SEEDS[1])} seeds each, "
-            f"at the rates and with the schedule's shape of the short runs:",
+            f"at the rates and with the schedule's shape of the short runs. They and their two "
+            f"claims were added after the short runs had been seen; masks are judged here alone:",
             table(["box / mask AP", f"{LONG_IMAGES} images"], long),
             f"The learning rate of each arm: the best of {len(RATES)} by the mean of box and mask "
             f"AP at batch 1 after {SEARCH_IMAGES} images, with a seed that is none of the above, "

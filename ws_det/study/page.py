@@ -60,4 +60,5 @@ the seed and the log of every run, and runs nothing twice: stopped, it goes on w
 The learning rate of every arm comes from the same small search, shown in each section; nothing is
 tuned for one arm only. A claim is *{SHOWN}* if every seed of the one arm is above every seed of the
 other, *{CONTRADICTED}* if every one is below, else *{NOT_SHOWN}*. With three seeds an arm, chance
-alone gives a *{SHOWN}* in one case of 20, with two seeds in one of 6."""
+alone gives a *{SHOWN}* in one case of 20, with two seeds in one of 6. Nothing corrects for the
+number of claims: of as many as here, one or two may be there by chance."""

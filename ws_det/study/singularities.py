@@ -130,7 +130,8 @@ def section(summary: dict[str, Any]) -> str:
             f"Network and schedule of the classification above at batch {GRID.batches[0]}, "
             f"{len(GRID.seeds)} seeds. At {POINTS} points of the training, what enters each "
             f"nonlinearity is measured per channel over the validation images, in evaluation; BCN "
-            f"is its micro-batch form (EstBN). A channel whose mean is far below 0, in units of "
+            f"is its micro-batch form (EstBN), and the arm without WS and its claim were added "
+            f"after the others had been seen. A channel whose mean is far below 0, in units of "
             f"its deviation, is set to 0 by the ReLU: near an elimination singularity. Nearly dead "
             f"is one above 0 in less than "
             f"{NEARLY_DEAD:.0%} of its cells. {data_sentence(summary)}",
