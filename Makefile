@@ -17,12 +17,13 @@ DEMO_DIR_DETECTRON2 := $(DEMO)/detectron2-$(NORM)
 # the folder, if DETECTRON2 is one: its own tests then run with the WS layers put in
 CHECKOUT := $(if $(wildcard $(DETECTRON2)/setup.py),$(abspath $(DETECTRON2)))
 
-.PHONY: help setup setup-detectron2 demo demo-detectron2 test test-detectron2 bench lint
+.PHONY: help setup setup-detectron2 demo demo-detectron2 test test-detectron2 sweep bench lint
 
 help:
 	@echo "make setup  virtual environment in $(VENV) with everything (minutes: compiles operators)"
 	@echo "make demo   train a small Mask R-CNN with WS+GN, evaluate it, draw pictures (NORM=BN: with BN)"
-	@echo "make test   the whole test suite"
+	@echo "make test   the whole test suite, without the sweeps"
+	@echo "make sweep  tests of hundreds or thousands of cases drawn from a seed (tens of minutes)"
 	@echo "make bench  what WS and BCN cost beside every other implementation"
 	@echo "make lint   ruff"
 	@echo "make demo-detectron2, make test-detectron2  the same with Detectron2, in $(VENV_DETECTRON2)"
@@ -60,6 +61,9 @@ test: setup
 
 test-detectron2: setup-detectron2
 	WS_DET_DETECTRON2="$(CHECKOUT)" $(BIN_DETECTRON2)/python -m pytest -ra tests/detectron2
+
+sweep: setup
+	$(BIN)/python -m pytest -m sweep -s -ra
 
 bench: setup
 	for what in ws bcn step inference eval; do $(BIN)/python tools/benchmark.py $$what || exit; done

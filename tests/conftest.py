@@ -27,6 +27,14 @@ REPO = Path(__file__).resolve().parents[1]
 CATEGORIES = [{"id": 3, "name": "box"}, {"id": 7, "name": "bar"}]
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the sweeps unless -m names them; -m in addopts would not outlive -m 'not slow'."""
+    if "sweep" not in config.option.markexpr:
+        left_out = [item for item in items if item.get_closest_marker("sweep")]
+        items[:] = [item for item in items if not item.get_closest_marker("sweep")]
+        config.hook.pytest_deselected(items=left_out)
+
+
 @pytest.fixture(autouse=True)
 def seed() -> None:
     """Every test starts from the same random numbers, alone or in the whole suite."""
