@@ -38,8 +38,10 @@ def computed_once(*values: Tensor) -> tuple[Tensor, ...]:
 
 
 # An operation that the compiler cannot look into. Not by torch.library.custom_op, whose calls cost
-# six times as much.
-_library = torch.library.Library("ws_det", "DEF")
-_library.define("copy(Tensor values) -> Tensor")
-_library.impl("copy", torch.clone, "CompositeExplicitAutograd")
+# six times as much. Torch takes a definition once a process, so the namespace keeps it: this module
+# may be loaded again.
+if not hasattr(torch.ops.ws_det, "library"):
+    torch.ops.ws_det.library = torch.library.Library("ws_det", "FRAGMENT")
+    torch.ops.ws_det.library.define("copy(Tensor values) -> Tensor")
+    torch.ops.ws_det.library.impl("copy", torch.clone, "CompositeExplicitAutograd")
 _copy = torch.ops.ws_det.copy.default
