@@ -25,6 +25,7 @@ REPO = Path(__file__).resolve().parents[1]
 _PROGRAMS = tuple(
     {os.path.realpath(path) for path in (REPO, sys.prefix, sys.base_prefix, "/usr/share/fonts")}
     | {os.path.realpath(path) for path in sysconfig.get_paths().values()}
+    | {os.path.realpath(path) for path in sys.path if path.endswith("site-packages")}
 )
 # What the system says of itself and of its processes; /proc/self/cwd and the like are elsewhere.
 _SYSTEM = ("/proc", "/sys/devices", "/sys/fs/cgroup", "/dev/null", "/dev/urandom")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ws_det.errors import InputError
+from ws_det.images import image_path
 
 _DATA_ROOT = "give the set's folder with --data-root, or the file's name in the config"
 
@@ -27,7 +28,7 @@ def read_annotations(path: str, way_out: str = _DATA_ROOT) -> dict[str, Any]:
         raise InputError(f"the annotation file {path} does not exist: {way_out}")
     try:
         annotations = json.loads(Path(path).read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(
             f"the annotation file {path} is truncated or no JSON ({error}): copy it again"
         ) from None
@@ -59,7 +60,7 @@ def category_names(annotations: dict[str, Any]) -> list[str]:
 
 
 def check_images(path: str, folder: str, images: Sequence[dict[str, Any]], way_out: str) -> None:
-    """Check that every image file exists.
+    """Check that every image file exists, below its folder.
 
     Args:
         path: The annotation file, for the message.
@@ -68,9 +69,11 @@ def check_images(path: str, folder: str, images: Sequence[dict[str, Any]], way_o
         way_out: What the user can do, the end of the message.
 
     Raises:
-        InputError: If files are missing; it names the first and counts them.
+        InputError: If a name leads out of the folder, or files are missing; it names the first and
+            counts them.
     """
-    absent = [f for f in (osp.join(folder, i["file_name"]) for i in images) if not osp.isfile(f)]
+    paths = [image_path(folder, image["file_name"]) for image in images]
+    absent = [path for path in paths if not osp.isfile(path)]
     if absent:
         raise InputError(
             f"the image {absent[0]} of {path} does not exist ({len(absent)} of {len(images)} are "

@@ -16,13 +16,17 @@ class InputError(ValueError):
 
     def __init__(self, message: str = "") -> None:
         self.given = message
-        # What a file says of itself may be quoted, and be anything: the line stays one line.
-        line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
+        line = printable(message)  # what a file says of itself may be quoted, and be anything
         super().__init__(line if len(line) <= 1000 else f"{line[:700]} ... {line[-250:]}")
 
 
 class FrameworkError(InputError, ImportError):
     """A detection framework is missing or does not work; its message is one sentence as well."""
+
+
+def printable(text: str) -> str:
+    """A text as one line that a terminal only prints, and that any file can hold."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def first_line(error: BaseException) -> str:

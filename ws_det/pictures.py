@@ -15,6 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from pycocotools import mask as coco_mask
 
+from ws_det.errors import printable
+
 
 @dataclass
 class Drawn:
@@ -76,7 +78,7 @@ def _draw(
         image[thing.mask] = 0.65 * image[thing.mask] + 0.35 * 255 * _color(thing.label)
     ax.imshow(image.astype(np.uint8))
     ax.set_autoscale_on(False)
-    ax.set_title(title, fontsize=10)
+    ax.set_title(printable(title), fontsize=10, parse_math=False)
     for thing in masked:
         if thing.mask.any() and not thing.mask.all():
             ax.contour(thing.mask, [0.5], colors=[_color(thing.label)], linewidths=2)
@@ -85,12 +87,13 @@ def _draw(
         x1, y1, x2, y2 = thing.box
         style = "dashed" if thing.iscrowd else "solid"
         ax.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, ec=color, linestyle=style))
-        text = names[thing.label] + " crowd" * thing.iscrowd
+        text = printable(str(names[thing.label])) + " crowd" * thing.iscrowd
         text += f" {thing.score:.2f}" if thing.score is not None else ""
         ax.annotate(
             text,
             (max(x1, 0), max(y1, 0.07 * len(image))),  # a label above the image would be cut
             fontsize=8,
+            parse_math=False,  # a name may have dollars in it
             va="bottom",
             bbox=dict(facecolor=color, edgecolor="none", pad=1, alpha=0.9),
             in_layout=False,  # a long one must not shrink the image

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ws_det.errors import printable
+
 COLUMNS = (
     *("AP", "AP50", "AP75", "APs", "APm", "APl"),
     *("AR1", "AR10", "AR100", "ARs", "ARm", "ARl"),
@@ -34,10 +36,11 @@ def class_table(classes: Mapping[str, Mapping[str, float]]) -> str:
         classes: AP by kind and name.
     """
     kinds = [kind for kind in KINDS if kind in classes]
-    names = list(classes[kinds[0]])
-    wide = max(len(name) for name in [*names, "AP"])
+    names = {name: printable(name) for name in classes[kinds[0]]}
+    wide = max(len(name) for name in [*names.values(), "AP"])
     rows = [("AP", *(KINDS[kind] for kind in kinds))]
-    rows += [(name, *(f"{classes[kind][name]:.3f}" for kind in kinds)) for name in names]
+    for name, text in names.items():
+        rows.append((text, *(f"{classes[kind][name]:.3f}" for kind in kinds)))
     return "\n".join(row[0].ljust(wide) + "".join(f"{c:>8}" for c in row[1:]) for row in rows)
 
 

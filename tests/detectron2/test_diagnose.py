@@ -127,7 +127,7 @@ def test_a_damaged_image_is_named(tmp_path: Path, refusal) -> None:
     (data / "val2017/2.jpg").write_bytes(b"no image")
     args = (*trained("yaml", "GN", tmp_path), "--data-root", data, "--out", tmp_path / "out")
     said = refusal(diagnose, *args, "--cfg-options", "DATALOADER.NUM_WORKERS=1")
-    assert said.startswith(f"error: the image {data}/val2017/2.jpg cannot be used")
+    assert said.startswith(f"error: the image {data}/val2017/2.jpg cannot be read (it is no image)")
 
 
 def test_a_frozen_norm_counts() -> None:

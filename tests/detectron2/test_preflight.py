@@ -140,4 +140,4 @@ def test_damaged_image_in_a_process_is_one_sentence(refusal, coco_set, tmp_path)
         path.write_bytes(path.read_bytes()[:300])
     flags = ["--config-file", DEMO, "--data-root", root, "--num-gpus", 2, "--dist-url", "auto"]
     sentence = refusal(train_detectron2, *flags, f"train.output_dir={tmp_path / 'out'}")
-    assert ".jpg cannot be used" in sentence and "replace it" in sentence
+    assert ".jpg cannot be read" in sentence and "replace it" in sentence

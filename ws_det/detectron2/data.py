@@ -12,6 +12,7 @@ from detectron2.data.datasets import register_coco_instances
 
 from ws_det.coco import check_images, read_annotations
 from ws_det.errors import InputError
+from ws_det.images import opened
 
 PARTS = ("train", "val")
 
@@ -32,10 +33,15 @@ class NamedMapper:
         Raises:
             InputError: If its image cannot be read or decoded.
         """
+        path = dataset_dict.get("file_name")
         try:
+            if isinstance(path, str) and "://" not in path:
+                with opened(path):
+                    pass
             return self.mapper(dataset_dict)
+        except InputError:
+            raise
         except Exception as error:
-            path = dataset_dict.get("file_name")
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
             raise InputError(f"the image {path} cannot be used ({reason}): replace it") from error
 

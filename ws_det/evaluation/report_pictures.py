@@ -10,13 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from ws_det.errors import InputError
 from ws_det.evaluation.report_choice import Kept
 from ws_det.evaluation.report_errors import CORRECT, TYPES
+from ws_det.images import image_path, opened
 
 SIDE = 560  # pixels of the longer side of a picture
 _GRID = 240  # of the mask that an outline is drawn from
 _QUALITY = 80
+_WAY_OUT = (
+    "give the folder of the images with --images, or leave it out for a page without pictures"
+)
 
 
 def picture(
@@ -38,9 +41,9 @@ def picture(
         and outlines are in the pixels of the picture.
 
     Raises:
-        InputError: If the image cannot be read.
+        InputError: If the image cannot be read, or its name leads out of the folder.
     """
-    uri, size, full = _jpeg(folder / image["file_name"])
+    uri, size, full = _jpeg(image_path(folder, image["file_name"]))
     full = (image.get("width") or full[0], image.get("height") or full[1])
     labels = {key: at for at, key in enumerate(sorted({c["id"] for c in truth["categories"]}))}
 
@@ -112,18 +115,10 @@ def _outline(mask: np.ndarray, size: tuple[int, int]) -> str:
     return "".join(parts)
 
 
-def _jpeg(path: Path) -> tuple[str, tuple[int, int], tuple[int, int]]:
+def _jpeg(path: str) -> tuple[str, tuple[int, int], tuple[int, int]]:
     """A small JPEG as a data URI, its size, and that of the image."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            small = image.convert("RGB")
-    except OSError as error:
-        raise InputError(
-            f"the image {path} cannot be read ({error}): give the folder of the images with "
-            f"--images, or leave it out for a page without pictures"
-        ) from None
+    with opened(path, _WAY_OUT) as image:
+        small = image.convert("RGB")
     small.thumbnail((SIDE, SIDE))
     content = io.BytesIO()
     small.save(content, "JPEG", quality=_QUALITY, optimize=True)

@@ -8,6 +8,7 @@ from mmcv.transforms import LoadImageFromFile
 from mmengine.registry import TRANSFORMS
 
 from ws_det.errors import InputError
+from ws_det.images import opened
 
 
 @TRANSFORMS.register_module(force=True)
@@ -22,7 +23,13 @@ class LoadNamedImage(LoadImageFromFile):
         """
         path = results["img_path"]
         try:
+            # Not for images elsewhere, and TIFF of many channels, which Pillow does not know.
+            if "://" not in path and self.imdecode_backend != "tifffile":
+                with opened(path):
+                    pass
             return super().transform(results)
+        except InputError:
+            raise
         except Exception as error:
             reason = str(error).strip().rpartition("\n")[2][:80] or type(error).__name__
             raise InputError(f"the image {path} cannot be read ({reason}): replace it") from error
