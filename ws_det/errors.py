@@ -36,7 +36,7 @@ def first_line(error: BaseException) -> str:
 
 def warn(sentence: str) -> None:
     """Tell the user on stderr what may be wrong, as :func:`run_tool` tells what is."""
-    print(f"warning: {sentence}", file=sys.stderr)
+    print(f"warning: {InputError(sentence)}", file=sys.stderr)  # one line, whatever is quoted
 
 
 @contextmanager
