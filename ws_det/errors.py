@@ -45,7 +45,8 @@ def one_sentence() -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        raise InputError(error.given.rstrip().rpartition("InputError: ")[2]) from None
+        said = error.given.rstrip().rpartition("InputError: ")[2]
+        raise InputError(said) from error.__cause__
 
 
 def run_tool(main: Callable[[], object]) -> None:
