@@ -64,15 +64,18 @@ def framework_of(path: str) -> str:
         ``"mmdet"`` or ``"detectron2"``, the name of the adapter.
 
     Raises:
-        InputError: If it is no Python.
+        InputError: If it is no text, or no Python.
     """
-    text = Path(path).read_text()
+    try:
+        text = Path(path).read_text("utf-8")
+    except (OSError, ValueError) as error:
+        raise InputError(f"the config {path} is no text ({error}): give a config") from None
     if not path.endswith(".py"):
         plain = re.search(r"""^["']?(model|_base_)["']?:""", text.lstrip("{ \n"), re.MULTILINE)
         return "mmdet" if plain and "_target_" not in text else "detectron2"
     try:
         tree = ast.parse(text)
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise InputError(f"the config {path} is no Python ({error}): correct it") from None
     roots, dicts = set(), set()
     for node in ast.walk(tree):

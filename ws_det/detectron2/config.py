@@ -9,14 +9,14 @@ from difflib import get_close_matches
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode, LazyConfig, get_cfg
+from detectron2.config import CfgNode, LazyConfig
 from detectron2.data import MetadataCatalog
 from detectron2.utils.registry import locate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from ws_det.detectron2.data import category_names, register_set
 from ws_det.detectron2.recipe import LazyRecipe, Recipe, YamlRecipe
-from ws_det.detectron2.registry import add_ws_config
+from ws_det.detectron2.safe_config import load_yaml
 from ws_det.errors import InputError, first_line
 from ws_det.paths import find_config
 
@@ -45,7 +45,9 @@ def load_recipe(name: str, options: Sequence[str] = (), data_root: str | None = 
     """
     path = find_config(name)
     try:
-        cfg = _load(path)
+        cfg = LazyConfig.load(path) if path.endswith(".py") else load_yaml(path)
+    except InputError:
+        raise
     except Exception as error:  # a config is a program: it can fail in any way
         raise InputError(
             f"the config {path} cannot be read ({type(error).__name__}: {first_line(error)}): "
@@ -80,18 +82,6 @@ def _set_below(root: str) -> tuple[tuple[str, str], int]:
     # A set to evaluate on needs no annotations to train on.
     there = [name for name in sets if osp.isfile(MetadataCatalog.get(name).json_file)]
     return sets, len(category_names((there or sets)[0]))
-
-
-def _load(path: str) -> DictConfig | CfgNode:
-    if path.endswith(".py"):
-        return LazyConfig.load(path)
-    loaded = CfgNode.load_yaml_with_base(path, allow_unsafe=True)
-    if "dataloader" in loaded:
-        return LazyConfig.load(path)
-    cfg = get_cfg()
-    add_ws_config(cfg)
-    cfg.merge_from_file(path)
-    return cfg
 
 
 def _override_yaml(cfg: CfgNode, options: Sequence[str]) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os.path as osp
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
+import yaml
 from mmengine.config import Config
+from mmengine.fileio import YamlHandler, register_handler
 from mmengine.utils import import_modules_from_strings
 
 from ws_det.errors import InputError
@@ -16,6 +19,7 @@ from ws_det.evaluation.backends import choose
 from ws_det.mmdet.data import dicts_of, set_data_root
 from ws_det.mmdet.options import merge_options
 from ws_det.paths import find_config
+from ws_det.safe_yaml import SafeLoader, read_yaml
 
 # Where the parts live that `complete` adds; a config dumped to the work dir imports them again.
 _MODULES = [
@@ -45,7 +49,10 @@ def load_config(
     """
     path = find_config(name)
     try:
+        _check_yaml(path)
         cfg = Config.fromfile(path)
+    except InputError:
+        raise
     except Exception as error:  # a config is a program: it can fail in any way
         reason = (str(error).splitlines() or [""])[0]
         raise InputError(
@@ -59,6 +66,24 @@ def load_config(
         set_data_root(cfg, data_root, parts)
     cfg.work_dir = work_dir or cfg.get("work_dir") or f"work_dirs/{Path(path).stem}"
     return cfg
+
+
+@register_handler(["yaml", "yml"])
+class SafeYamlHandler(YamlHandler):
+    """MMEngine's own runs code that a yaml's tags name."""
+
+    def load_from_fileobj(self, file: IO[str], **kwargs: Any) -> Any:
+        """Read a file, without that."""
+        return yaml.load(file, SafeLoader)
+
+
+def _check_yaml(path: str) -> None:
+    """Refuse a tag by its file, which the handler is not told."""
+    if not path.endswith((".yaml", ".yml")) or not osp.isfile(path):
+        return
+    content = read_yaml(path)
+    for base in _as_list((content or {}).get("_base_", [])):
+        _check_yaml(osp.join(osp.dirname(path), base))
 
 
 def complete(cfg: Config, launcher: str) -> None:
