@@ -52,6 +52,11 @@ def check_annotations(annotations: Any, name: str) -> None:
             raise InputError(f"{name} has no {key!r} list: it must be in COCO's format")
         if not all(isinstance(entry, dict) and field in entry for entry in entries):
             raise InputError(f"{name} has {key} without {field!r}: it must be in COCO's format")
+    if not all(isinstance(category["name"], (str, int)) for category in annotations["categories"]):
+        raise InputError(f"{name} has a category whose 'name' is no text: correct it")
+    things = annotations.get("annotations", [])
+    if not isinstance(things, list) or not all(isinstance(thing, dict) for thing in things):
+        raise InputError(f"{name} has 'annotations' that are no list of annotations: correct it")
 
 
 def category_names(annotations: dict[str, Any]) -> list[str]:

@@ -36,7 +36,7 @@ def read_predictions(predictions: str | Path | Sequence[Any]) -> list[dict[str, 
             raise InputError(f"{name} do not exist: give the path of an existing file")
         try:
             found = json.loads(Path(predictions).read_bytes())
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise InputError(
                 f"{name} are truncated or no JSON ({first_line(error)}): write them again"
             ) from None

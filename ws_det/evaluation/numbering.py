@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ws_det.errors import InputError
+from ws_det.masks import is_box, is_finite, is_mask, is_size
 
 FIELDS = {"bbox": "bbox", "segm": "segmentation"}  # what a kind is evaluated by
 _FORMAT = "it must be in COCO's format"
@@ -59,17 +59,18 @@ def number_truth(
     classes = {category: number for number, category in enumerate(categories, 1)}
     sizes = {}
     for image in evaluated:
-        sizes[numbers[image]] = [images[image].get("height", 0), images[image].get("width", 0)]
-        if kind == "segm" and not all(sizes[numbers[image]]):
+        size = [images[image].get("height"), images[image].get("width")]
+        if kind == "segm" and not is_size(size):
             raise InputError(f"the image {image} of the annotations has no size: {_FORMAT}")
+        sizes[numbers[image]] = [int(side) for side in size] if kind == "segm" else [0, 0]
     field = FIELDS[kind]
     annotations = []
     for annotation in content.get("annotations", ()):
-        image = numbers.get(annotation.get("image_id"))
-        category = classes.get(annotation.get("category_id"))
+        image = _number(numbers, annotation.get("image_id"))
+        category = _number(classes, annotation.get("category_id"))
         if image is None or category is None:
             continue
-        _check_annotation(annotation, kind)
+        _check_annotation(annotation, kind, sizes[image])
         annotations.append(
             {
                 "id": len(annotations) + 1,
@@ -120,7 +121,7 @@ def number_predictions(
                 f"the prediction {place} is of the image {image} and the category {category}, "
                 f"which the annotations do not both have: {_OTHER_SET}"
             ) from None
-        if not _finite(score):
+        if not is_finite(score):
             raise InputError(
                 f"the prediction {place}, of the image {image}, has the score {score}: find out "
                 f"why the detector gives no number"
@@ -128,18 +129,14 @@ def number_predictions(
         prediction["score"] = float(score)
         if kind == "bbox":
             box = entry.get("bbox")
-            try:
-                fits = len(box) == 4 and _finite(sum(box))
-            except TypeError:
-                fits = False
-            if not fits:
+            if not is_box(box):
                 raise InputError(
                     f"the prediction {place}, of the image {image}, has the box {box}, not four "
                     f"numbers x, y, width and height: leave --kinds bbox out, or write it again"
                 )
             prediction["bbox"] = [float(value) for value in box]
         else:
-            prediction["segmentation"] = _mask(entry, place)
+            prediction["segmentation"] = _mask(entry, place, truth.sizes[number])
         numbered.append(prediction)
     return numbered
 
@@ -153,6 +150,8 @@ def unique_names(names: Mapping[Any, str]) -> list[str]:
 def _by_id(entries: Sequence[Mapping[str, Any]], what: str) -> dict[Any, Mapping[str, Any]]:
     try:
         by_id = {entry["id"]: entry for entry in entries}
+        if any(key != key for key in by_id):  # NaN, which no other id equals
+            raise TypeError
         return {key: by_id[key] for key in sorted(by_id)}
     except (KeyError, TypeError):
         raise InputError(
@@ -160,34 +159,28 @@ def _by_id(entries: Sequence[Mapping[str, Any]], what: str) -> dict[Any, Mapping
         ) from None
 
 
-def _check_annotation(annotation: Mapping[str, Any], kind: str) -> None:
+def _number(numbers: Mapping[Any, int | None], key: Any) -> int | None:
+    try:
+        return numbers.get(key)
+    except TypeError:  # a list is no id
+        return None
+
+
+def _check_annotation(annotation: Mapping[str, Any], kind: str, size: Sequence[int]) -> None:
     name, field = f"the annotation {annotation.get('id')}", FIELDS[kind]
-    for key in (field, "area"):
-        if not annotation.get(key) and annotation.get(key) != 0:
-            raise InputError(f"{name} has no {key!r}: {_FORMAT}")
-    if not _whole(annotation[field], kind):
+    shape = annotation.get(field)
+    if not shape:
+        raise InputError(f"{name} has no {field!r}: {_FORMAT}")
+    if not is_finite(annotation.get("area")):
+        raise InputError(f"{name} has no 'area' that is a number: {_FORMAT}")
+    if not (is_box(shape) if kind == "bbox" else is_mask(shape, size)):
         raise InputError(
-            f"{name} has no whole {field!r}, which is four numbers for a box, RLE or polygons of "
-            f"three corners for a mask: {_FORMAT}"
+            f"{name} has no whole {field!r}, which is four numbers for a box, for a mask RLE of "
+            f"its image's size or polygons of three corners about the image: {_FORMAT}"
         )
 
 
-def _whole(shape: Any, kind: str) -> bool:
-    if kind == "segm" and isinstance(shape, Mapping):
-        return "counts" in shape and "size" in shape
-    if not isinstance(shape, (list, tuple)):
-        return False
-    return len(shape) == 4 if kind == "bbox" else all(len(polygon) >= 6 for polygon in shape)
-
-
-def _finite(value: Any) -> bool:
-    try:
-        return math.isfinite(value)
-    except TypeError:
-        return False
-
-
-def _mask(entry: Mapping[str, Any], place: int) -> dict[str, Any]:
+def _mask(entry: Mapping[str, Any], place: int, size: Sequence[int]) -> dict[str, Any]:
     mask = entry.get("segmentation")
     counts = mask.get("counts") if isinstance(mask, Mapping) else None
     if not isinstance(counts, (str, bytes)):
@@ -195,7 +188,12 @@ def _mask(entry: Mapping[str, Any], place: int) -> dict[str, Any]:
             f"the prediction {place} has no mask in compressed RLE: leave --kinds segm out, or "
             f"encode it with pycocotools.mask"
         )
+    if not is_mask(mask, size):
+        raise InputError(
+            f"the prediction {place} has a mask of the size {mask.get('size')} that is not whole "
+            f"or not of its image's size, {size}: {_OTHER_SET}, or encode it again"
+        )
     return {
-        "size": list(mask.get("size", ())),
+        "size": list(mask["size"]),
         "counts": counts.decode() if isinstance(counts, bytes) else counts,
     }
