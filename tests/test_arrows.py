@@ -17,7 +17,7 @@ import pytest
 REPO = Path(__file__).resolve().parents[1]
 # What stands beside convert (checkpoint, shapes, ...) may import its like and all below it.
 RANKS = {
-    **{"errors": 0, "compiling": 0, "functional": 1, "moments": 1, "sharing": 1},
+    **{"errors": 0, "compiling": 0, "functional": 1, "moments": 1},
     **{"plain": 1, "fuse": 2, "normalization": 2, "fused_bcn": 2},
     **{"layers": 3, "norms": 3, "convert": 4},
 }

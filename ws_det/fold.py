@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ws_det import layers, norm_fold
-from ws_det.plain import become_plain, plain_class
+from ws_det.plain import become_plain, is_marked, plain_class
 
 
 def fold_ws(module: nn.Module, *, bcn: bool = False) -> nn.Module:
@@ -55,4 +55,4 @@ def fold_ws(module: nn.Module, *, bcn: bool = False) -> nn.Module:
 def is_folded(state_dict: dict[str, Any]) -> bool:
     """Whether a state dict, with its metadata, comes from a folded model."""
     metadata = getattr(state_dict, "_metadata", {})
-    return any(entry.get("ws_folded", False) for entry in metadata.values())
+    return any(is_marked(entry) for entry in metadata.values())

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Optional  # TorchScript of torch 2.1 has no 
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch.autograd import forward_ad
 
 from ws_det.compiling import is_compiling
 from ws_det.errors import InputError
@@ -70,8 +70,9 @@ def standardize_weight(
     with it. ``FORMULAS`` lists the others by name.
 
     Statistics are computed in float32 for float16 and bfloat16 kernels, otherwise in the kernel's
-    own dtype. A constant filter gives (nearly) zeros and a finite gradient. The gradient is a
-    closed form and cannot be differentiated again: a second backward raises.
+    own dtype. A constant filter gives (nearly) zeros and a finite gradient. Gradients of any order,
+    forward-mode AD and the transforms of torch.func work; what torch.compile has compiled has first
+    gradients alone, which is a limit of the compiler.
 
     Args:
         weight: Kernel of any rank, (O, I / groups, ...); for ``transposed`` (I, O / groups, ...).
@@ -119,8 +120,10 @@ def standardize_kernel(
         if torch.jit.is_scripting() or torch.jit.is_tracing():
             # A graph holds no autograd function of ours; its own gradient is the same.
             out = _standardize_rows(rows, correction, eps_inside, eps)[0]
+        elif _can_run_native():
+            out = _Standardize.apply(rows, correction, eps_inside, eps)[0]
         else:
-            out = _Standardize.apply(rows, correction, eps_inside, eps)
+            out = _standardize_by_sums(rows, correction, eps_inside, eps)
     elif center:
         out = rows - rows.mean(1, keepdim=True)
     elif scale:
@@ -204,35 +207,45 @@ def check_fan_in(shape: Sequence[int], transposed: bool = False, groups: int = 1
 
 
 class _Standardize(torch.autograd.Function):
-    """(rows - mean) / deviation over dimension 1, forward and backward by native layer norm.
+    """Standardized rows and their ``inner`` number, forward and backward by native layer norm.
 
-    With ŵ the output, s the deviation without and d with epsilon, n = F - correction, and t = d
-    where epsilon is inside the root, otherwise s::
+    With ŵ the output, s the std without and d with epsilon, n = F - correction, t (``inner``) = d
+    where epsilon is inside the root and s otherwise, and h the gradient of t::
 
-        gradient = (g - mean(g)) / d - ŵ * sum(g * ŵ) / (n * t)
+        gradient = (g - mean(g)) / d + ŵ * (h * d - sum(g * ŵ)) / (n * t)
+
+    ŵ and t are outputs, so autograd can differentiate this once more, and t has a gradient then.
 
     Layer norm's backward computes ``r * (g - mean(g)) - r**3 * x * sum(g * x) / F`` for inputs x
     of zero mean, so r**2 = F * d / (n * t) and one factor 1 / (d * r) per row make them equal.
     """
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, correction: int, eps_inside: bool, eps: float) -> Tensor:
-        standardize = _standardize_by_sums if is_compiling() else _standardize_rows
-        out, std, deviation = standardize(rows, correction, eps_inside, eps)
-        ctx.save_for_backward(out, std, deviation)
-        ctx.correction, ctx.eps_inside = correction, eps_inside
-        return out
+    def forward(
+        ctx: Any, rows: Tensor, correction: int, eps_inside: bool, eps: float
+    ) -> tuple[Tensor, Tensor]:
+        out, inner = _standardize_rows(rows, correction, eps_inside, eps)
+        ctx.save_for_backward(out, inner)
+        ctx.set_materialize_grads(False)
+        ctx.freedom, ctx.eps_outside = rows.shape[1] - correction, 0.0 if eps_inside else eps
+        return out, inner
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        out, std, deviation = ctx.saved_tensors
+    def backward(
+        ctx: Any, grad: Tensor | None, grad_inner: Tensor | None
+    ) -> tuple[Tensor, None, None, None]:
+        out, inner = ctx.saved_tensors
+        deviation = inner + ctx.eps_outside
+        if grad is None:
+            grad = torch.zeros_like(out)
+        if grad_inner is not None or torch.is_grad_enabled() or not _can_run_native():
+            slope = (grad * out).sum(1, keepdim=True)
+            if grad_inner is not None:
+                slope = slope - grad_inner * deviation
+            centered = grad - grad.mean(1, keepdim=True)
+            return centered / deviation - out * (slope / (ctx.freedom * inner)), None, None, None
         fan_in = out.shape[1]
-        inner = deviation if ctx.eps_inside else std
-        if is_compiling():
-            slope = (grad * out).sum(1, keepdim=True) / ((fan_in - ctx.correction) * inner)
-            return (grad - grad.mean(1, keepdim=True)) / deviation - out * slope, None, None, None
-        r = (fan_in / (fan_in - ctx.correction) * deviation / inner).sqrt()
+        r = (fan_in / ctx.freedom * deviation / inner).sqrt()
         grad_rows = torch.ops.aten.native_layer_norm_backward(
             grad.contiguous(), out, (fan_in,), torch.zeros_like(r), r, None, None,
             [True, False, False],
@@ -240,28 +253,41 @@ class _Standardize(torch.autograd.Function):
         return grad_rows.mul_(1 / (deviation * r)), None, None, None
 
 
+def _can_run_native() -> bool:
+    """Whether nobody but plain autograd looks on: no compiler, torch.func or forward AD."""
+    return not (
+        is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or getattr(forward_ad, "_current_level", -1) >= 0
+    )
+
+
 @torch.jit.script_if_tracing  # a trace would take F for a tensor, and round it
 def _standardize_rows(
     rows: Tensor, correction: int, eps_inside: bool, eps: float, tiny: float = _TINY
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The standardized rows, their deviation without and with epsilon."""
+) -> tuple[Tensor, Tensor]:
+    """The standardized rows, and their std, with epsilon where that is inside the root."""
     fan_in = rows.shape[1]
     out, _, rstd = torch.native_layer_norm(rows, [fan_in], None, None, tiny)
-    std = (fan_in / (fan_in - correction)) ** 0.5 / rstd
-    deviation = (std.square() + eps).sqrt() if eps_inside else std + eps
+    inner = (fan_in / (fan_in - correction)) ** 0.5 / rstd
+    if eps_inside:
+        inner = (inner.square() + eps).sqrt()
+    deviation = inner if eps_inside else inner + eps
     out.mul_(1 / (rstd * deviation))
-    return out, std, deviation
+    return out, inner
 
 
-def _standardize_by_sums(
-    rows: Tensor, correction: int, eps_inside: bool, eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """As ``_standardize_rows``; a compiler makes fast loops of sums and slow ones of layer norm."""
+def _standardize_by_sums(rows: Tensor, correction: int, eps_inside: bool, eps: float) -> Tensor:
+    """The standardized rows by operations that all of torch can differentiate, map and fuse.
+
+    A compiler makes fast loops of sums and slow ones of layer norm.
+    """
     centered = rows - rows.mean(1, keepdim=True)
     variance = centered.square().sum(1, keepdim=True) / (rows.shape[1] - correction)
-    std = (variance + _TINY).sqrt()
-    deviation = (std.square() + eps).sqrt() if eps_inside else std + eps
-    return centered / deviation, std, deviation
+    # The tiny summand keeps the gradient of a constant filter finite.
+    if eps_inside:
+        return centered / (variance + (eps + _TINY)).sqrt()
+    return centered / ((variance + _TINY).sqrt() + eps)
 
 
 @torch.jit.script_if_tracing
@@ -287,11 +313,14 @@ def _from_rows(rows: Tensor, weight: Tensor, transposed: bool, groups: int) -> T
     """The inverse of ``_to_rows``, in the memory format of ``weight``."""
     if transposed:
         inputs, outputs = weight.shape[0] // groups, weight.shape[1]
-        grouped = rows.view([groups, outputs, inputs] + list(weight.shape[2:]))  # noqa: RUF005
-        return torch.empty_like(weight).copy_(grouped.transpose(1, 2).flatten(0, 1))
+        grouped = rows.reshape([groups, outputs, inputs] + list(weight.shape[2:]))  # noqa: RUF005
+        kernel = grouped.transpose(1, 2).flatten(0, 1)
+        if _is_channels_last(weight):
+            return kernel.movedim(1, -1).contiguous().movedim(-1, 1)
+        return kernel.contiguous()
     if _is_channels_last(weight):
-        return rows.view(weight.movedim(1, -1).shape).movedim(-1, 1)
-    return rows.view(weight.shape)
+        return rows.reshape(weight.movedim(1, -1).shape).movedim(-1, 1)
+    return rows.reshape(weight.shape)
 
 
 def _is_channels_last(weight: Tensor) -> bool:

@@ -10,8 +10,9 @@ Shape shorthand in this file:
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from types import FunctionType
+import sys
+from collections.abc import Callable, Iterator
+from types import FrameType, FunctionType
 from typing import Any
 
 import torch
@@ -41,51 +42,47 @@ class Fusible:
         return self._convolve(input, kernel, bias)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Fold where a framework has fused a batch norm, which ends in this assignment."""
-        kernel = self._fused(value) if name == "weight" else None
+        """Fold where a batch norm is fused, which ends in this assignment; a weight stays raw else.
+
+        Whether it is one is told by who assigns: a function that has a batch norm in its hands, and
+        a weight that is the old one times the factors of that batch norm.
+        """
+        kernel = self._fused(value, sys._getframe(1)) if name == "weight" else None
         if kernel is None:
             super().__setattr__(name, value)
         else:
             become_plain(self, nn.Parameter(kernel, requires_grad=value.requires_grad))
 
     @torch.no_grad()
-    def _fused(self, weight: Any) -> Tensor | None:
-        """The kernel meant by a new raw one that is the old one with rescaled filters."""
+    def _fused(self, weight: Any, frame: FrameType) -> Tensor | None:
+        """The kernel meant by a new raw one, if it comes from fusing."""
         old = self.__dict__.get("_parameters", {}).get("weight")
-        if not (type(weight) is type(old) is nn.Parameter) or "_loading" in self.__dict__:
+        if not (type(weight) is type(old) is nn.Parameter) or not _comparable(weight, old):
             return None
-        kernel = self.standardized_weight()
-        kernel = rescaled(weight, old, kernel, self.transposed, self.groups)
-        return None if kernel is None or torch.equal(weight, old) else kernel
-
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        # load_state_dict(assign=True) sets the weight, and what it sets is raw.
-        self._loading = True
-        try:
-            super()._load_from_state_dict(*args, **kwargs)
-        finally:
-            del self._loading
+        kernel = None
+        for norm in _batch_norms(frame, self.out_channels):
+            factor = _factors(norm, old.shape, self.transposed, self.groups)
+            if factor.device == old.device and _is_fused(weight, old, factor, self.adaptive):
+                kernel = self.standardized_weight().to(weight.dtype) * factor.to(weight.dtype)
+                break
+        return kernel
 
 
-def rescaled(
-    given: Tensor, raw: Tensor, kernel: Tensor, transposed: bool = False, groups: int = 1
-) -> Tensor | None:
+def rescaled(given: Tensor, raw: Tensor, kernel: Tensor) -> Tensor | None:
     """Multiply the filters of ``kernel`` by the factors that lead from ``raw`` to ``given``.
 
     Args:
         given: What somebody made of ``raw``.
-        raw: The raw kernel of a WS convolution.
+        raw: The raw kernel of a WS convolution, (O, ...).
         kernel: Its standardized one.
-        transposed: The kernels belong to a transposed convolution.
-        groups: Groups of the convolution; it matters for ``transposed`` kernels alone.
 
     Returns:
         A tensor of the type of ``given``, through which gradient flows; None if ``given`` is not
         ``raw`` with each filter multiplied by a factor.
     """
-    if given.shape != raw.shape or given.device != raw.device or given.is_meta:
+    if not _comparable(given, raw):
         return None
-    ours, theirs = (_filters(weight, transposed, groups) for weight in (raw, given))
+    ours, theirs = _wide(raw).flatten(1), _wide(given).flatten(1)
     # The largest element of a filter has the factor to its last digits.
     largest = ours.abs().argmax(1, keepdim=True)
     divisor = ours.gather(1, largest)
@@ -97,12 +94,9 @@ def rescaled(
         eps = min(torch.finfo(weight.dtype).eps for weight in (raw, given))
         bound = 4 * eps * theirs.abs().amax(1)
         # The factor of an all-zero filter is lost, which matters if it is standardized to another.
-        lost = empty & (_filters(kernel, transposed, groups) != 0)
+        lost = empty & (kernel.flatten(1) != 0)
         if not bool((error <= bound).all()) or bool(lost.any()):
             return None
-    if transposed:
-        inputs = raw.shape[0] // groups
-        factor = factor.view(groups, 1, -1).expand(-1, inputs, -1).flatten(0, 1)
     ones = [1] * (kernel.ndim - factor.ndim)
     return kernel.to(given.dtype) * factor.view(*factor.shape, *ones).to(given.dtype)
 
@@ -115,20 +109,77 @@ def torch_convolution(plain_class: type[nn.Module]) -> Callable[..., Tensor]:
     return renamed
 
 
-def fx_node(module: nn.Module, input: fx.Proxy) -> fx.Proxy:
+def fx_node(module: nn.Module, *args: Any) -> fx.Proxy:
     """One node for a module in a torch.fx graph, as torch's own layers have one.
 
-    ``efficient_conv_bn_eval`` looks for two such nodes in a row.
+    ``efficient_conv_bn_eval`` looks for two such nodes in a row. Arguments at the end that are None
+    are left out.
     """
-    return input.tracer.create_proxy(
-        "call_module", input.tracer.path_of_module(module), (input,), {}
+    while args[-1] is None:
+        args = args[:-1]
+    tracer = args[0].tracer
+    return tracer.create_proxy("call_module", tracer.path_of_module(module), args, {})
+
+
+def _batch_norms(frame: FrameType, channels: int) -> Iterator[nn.Module]:
+    """The batch norms in reach of a function and its caller: their variables, and parts of these.
+
+    Two functions, because the one that assigns may be the setter of one that fuses.
+    """
+    seen = set()
+    for function in (frame, frame.f_back):
+        for value in list(function.f_locals.values()) if function else ():
+            for module in value.modules() if isinstance(value, nn.Module) else ():
+                variance = getattr(module, "running_var", None)
+                if module not in seen and isinstance(variance, Tensor):
+                    seen.add(module)
+                    if variance.numel() == channels:
+                        yield module
+
+
+def _factors(norm: nn.Module, shape: torch.Size, transposed: bool, groups: int) -> Tensor:
+    """What a batch norm in eval mode multiplies each channel by, shaped to multiply a kernel."""
+    factor = torch.rsqrt(norm.running_var + norm.eps).flatten()
+    if getattr(norm, "weight", None) is not None:
+        factor = factor * norm.weight.flatten()
+    ones = [1] * (len(shape) - 2)
+    if not transposed:
+        return factor.view(-1, 1, *ones)
+    grouped = factor.view(groups, 1, -1).expand(-1, shape[0] // groups, -1)
+    return grouped.flatten(0, 1).view(*shape[:2], *ones)
+
+
+def _is_fused(weight: Tensor, old: Tensor, factor: Tensor, adaptive: bool) -> bool:
+    """Whether a new weight is the old one times these factors, and for that another function."""
+    # Each element is rounded when multiplied, and the factor up to three times before.
+    kind = torch.finfo(weight.dtype)
+    eps = 4 * max(kind.eps, torch.finfo(factor.dtype).eps)
+    new, old, factor = _wide(weight), _wide(old), _wide(factor)
+
+    def equal(new: Tensor, other: Tensor) -> bool:
+        return bool(((new - other).abs() <= eps * (new.abs() + kind.tiny)).all())
+
+    first = slice(1)  # a small part tells nearly all that are not
+    return (
+        equal(new[first], old[first] * factor[first])
+        and equal(new, old * factor)
+        # WS takes the factor 1 for what it is, and makes zero of zero.
+        and not equal(new, old)
+        and (adaptive or bool(new.any()))
     )
 
 
-def _filters(weight: Tensor, transposed: bool, groups: int) -> Tensor:
-    """Kernel -> (O, F), float32 or better."""
-    if weight.dtype == torch.float16 or weight.dtype == torch.bfloat16:
-        weight = weight.float()
-    if transposed:
-        weight = weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
-    return weight.flatten(1)
+def _comparable(one: Tensor, other: Tensor) -> bool:
+    """Whether two weights can be compared by element."""
+    return (
+        one.shape == other.shape
+        and one.device == other.device
+        and not one.is_meta
+        and one.is_floating_point()
+        and other.is_floating_point()
+    )
+
+
+def _wide(weight: Tensor) -> Tensor:
+    """In float32 or better."""
+    return weight.float() if weight.dtype in (torch.float16, torch.bfloat16) else weight

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from ws_det import functional, fuse
 from ws_det.compiling import in_onnx_export
 from ws_det.errors import InputError
-from ws_det.sharing import shared
+from ws_det.plain import is_marked
 
 __all__ = [
     "WSConv1d",
@@ -72,26 +72,15 @@ class WeightStandardized(fuse.Fusible):
     def standardized_weight(self) -> Tensor:
         """The kernel that the convolution uses: shape, dtype and format of ``weight``.
 
-        A convolution that is called several times in a step, in a head over several levels, gets
-        the same kernel each time, as long as autograd keeps it and the weight is as it was.
+        It is computed at every call, and nothing is kept from one to the next: two passes have two
+        graphs, as with torch's layers.
 
         Raises:
-            InputError: In an export to ONNX, whose graph would standardize it at every run.
+            InputError: In an export to ONNX, whose graph would standardize it at every run; if the
+                weight is complex or has whole numbers.
         """
-        if torch.jit.is_scripting():
-            return self._standardize()
-        if in_onnx_export():
-            raise InputError(
-                "a WS convolution would be exported with its standardization, to be computed at "
-                "every run: call fold_ws(model) before the export to ONNX"
-            )
-        if torch.jit.is_tracing():
-            return self._standardize()
-        tensors = [self.weight, *([self.weight_gamma, self.weight_beta] if self.adaptive else ())]
-        options = self.correction, self.eps_inside, self.eps, self.center, self.scale
-        return shared(self, self._standardize, tensors, options)
-
-    def _standardize(self) -> Tensor:
+        if not torch.jit.is_scripting():
+            self._check_standardizable()
         return functional.standardize_kernel(
             self.weight,
             self.correction,
@@ -104,6 +93,18 @@ class WeightStandardized(fuse.Fusible):
             self.transposed,
             self.groups,
         )
+
+    def _check_standardizable(self) -> None:
+        if in_onnx_export():
+            raise InputError(
+                "a WS convolution would be exported with its standardization, to be computed at "
+                "every run: call fold_ws(model) before the export to ONNX"
+            )
+        if not self.weight.is_floating_point():
+            raise InputError(
+                f"the weight of {type(self).__name__} is of type {self.weight.dtype}, which has no "
+                f"standard deviation: give it a real floating-point type"
+            )
 
     def forward(self, input: Tensor) -> Tensor:
         """As the torch class, with the standardized kernel."""
@@ -130,7 +131,7 @@ class WeightStandardized(fuse.Fusible):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        if local_metadata.get("ws_folded"):
+        if is_marked(local_metadata):
             error_msgs.append(
                 f"{prefix}weight is folded and would be standardized twice: load it into a plain "
                 f"convolution, or load the checkpoint from before folding"
@@ -204,7 +205,7 @@ class WSConvTranspose2d(WeightStandardized, nn.ConvTranspose2d):
         """(N, I, H, W) -> (N, O, H', W'); ``output_size`` as in torch's class."""
         if not torch.jit.is_scripting():  # noqa: SIM102  TorchScript leaves out such branches only
             if isinstance(input, torch.fx.Proxy):
-                return fuse.fx_node(self, input)
+                return fuse.fx_node(self, input, output_size)
         output_padding = self._output_padding(
             input, output_size, self.stride, self.padding, self.kernel_size, 2, self.dilation
         )

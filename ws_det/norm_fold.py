@@ -77,7 +77,7 @@ def _fold_bcn(norm: BatchChannelNorm2d, conv: nn.Module | None) -> nn.Module:
             conv.transposed,
         )  # fmt: skip
         if not hasattr(conv, "ws_folded"):
-            mark(conv, guard=not conv.transposed)
+            mark(conv)
         return group_norm
     if isinstance(norm.bn, EstBatchNorm2d):
         fold_est_bn(norm.bn)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from detectron2.layers import Conv2d
 from torch import Tensor
 from torch.nn import functional as F
 
+from ws_det import fuse
 from ws_det.errors import InputError
 from ws_det.layers import WeightStandardized
 
@@ -34,6 +36,9 @@ class WSConv2d(WeightStandardized, Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, I, H, W) -> (N, O, H', W'): convolution, norm, activation."""
+        if not torch.jit.is_scripting():  # noqa: SIM102  TorchScript leaves out such branches only
+            if isinstance(x, torch.fx.Proxy):
+                return fuse.fx_node(self, x)
         weight = self.standardized_weight()
         x = F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
         if self.norm is not None:
