@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ws_det.fused_bcn import batch_channel_norm
-from ws_det.moments import channel_moments, update_estimates, update_running_statistics
+from ws_det.moments import center, move_estimates, move_running_statistics
 from ws_det.normalization import channel_norm, est_batch_norm
 
 CASES = ["running", "estimate", "batch"]
@@ -28,15 +28,18 @@ def two_norms(x, running, parameters, groups, case, eps=1e-5):
 def one_pass(x, running, parameters, groups, case, eps=1e-5):
     mean, var = running
     with torch.no_grad():
-        moments = channel_moments(x)
+        centered, moments = center(x)
         if case == "batch":
             count = x.numel() // x.shape[1]
-            mean, var = update_running_statistics(*moments, mean, var, 0.1, count)
+            offset, var = move_running_statistics(moments, mean, var, 0.1, count)
         elif case == "estimate":
-            mean, var = update_estimates(*moments, mean, var, 0.1)
+            offset, _, var = move_estimates(moments, mean, var, 0.1)
+        else:
+            offset = moments[0] - mean + moments[1]
     return batch_channel_norm(
-        x, mean, var, *parameters, moments, batch_statistics=case == "batch", eps=eps
-    )
+        x, centered, moments, offset, var, *parameters,
+        batch_statistics=case == "batch", eps=eps,
+    )  # fmt: skip
 
 
 def results(function, case, dtype, shift=3.0, cells=(6, 5)):

@@ -1,9 +1,10 @@
-"""Whether torch.compile or an export to ONNX is tracing, and what a compiler must not undo."""
+"""Whether somebody traces or transforms the code that runs, and what a compiler must not undo."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 
 def _never() -> bool:
@@ -12,6 +13,20 @@ def _never() -> bool:
 
 # Since torch 2.3; before, a compiler traces the native kernels, which is as right.
 is_compiling = getattr(torch.compiler, "is_compiling", _never)
+
+
+# Since torch 2.7; before, an exported graph of BCN calls an operation of ws_det.
+is_exporting = getattr(torch.compiler, "is_exporting", _never)
+
+
+def is_transformed() -> bool:
+    """Whether torch.func (vmap, grad, jvp, ...) or forward-mode AD is at work.
+
+    They derive torch's operations by rules of their own, and know none for autograd functions.
+    """
+    if is_compiling():
+        return False
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def in_onnx_export() -> bool:

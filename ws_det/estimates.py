@@ -36,6 +36,8 @@ class StepEstimates:
         if self.passes:
             return
         layers = [m for m in self.module.modules() if isinstance(m, EstBatchNorm2d) and m.learns()]
+        for layer in layers:
+            layer.keep_finite = False  # so that end_pass sees it
         self._buffers = [b for layer in layers for b in (layer.running_mean, layer.running_var)]
         if self._buffers:
             self._start = self._read()

@@ -11,8 +11,7 @@ from typing import Optional  # TorchScript of torch 2.1 has no X | None
 import torch
 from torch import Tensor
 
-from ws_det.compiling import computed_once, is_compiling
-from ws_det.moments import channel_moments, update_estimates
+from ws_det.moments import center, move_estimates
 
 
 def est_batch_norm(
@@ -24,6 +23,7 @@ def est_batch_norm(
     training: bool = False,
     momentum: float = 0.1,
     eps: float = 1e-5,
+    keep_finite: bool = True,
 ) -> Tensor:
     """Estimate-based batch normalization, the micro-batch half of BCN (arXiv:1911.09738).
 
@@ -44,18 +44,26 @@ def est_batch_norm(
         training: Whether to update the statistics.
         momentum: The rate above. The authors' code leaves it at 0, which never learns.
         eps: Added to the variance before the root.
+        keep_finite: Whether the statistics of a channel stay as they are where those of the input
+            are not finite. One bad image would otherwise spoil them for good.
 
     Returns:
         (N, C, H, W) in the input's dtype.
+
+    Raises:
+        InputError: If activation checkpointing repeats a pass in training that is not among the
+            last 64.
     """
     if training and input.numel():
         with torch.no_grad():
-            mean, var = channel_moments(input)
-            running_mean, running_var = update_estimates(
-                mean, var, running_mean, running_var, momentum
-            )
-            if not torch.jit.is_scripting() and is_compiling():
-                running_mean, running_var = computed_once(running_mean, running_var)
+            _, moments = center(input)
+        running_mean, running_var = move_estimates(
+            moments, running_mean, running_var, momentum, keep_finite
+        )[1:]
+    if weight is not None and weight.dtype != running_mean.dtype:
+        # The native norm takes half parameters with half statistics alone.
+        weight = weight.to(running_mean.dtype)
+        bias = None if bias is None else bias.to(running_mean.dtype)
     return torch.nn.functional.batch_norm(
         input, running_mean, running_var, weight, bias, training=False, eps=eps
     )

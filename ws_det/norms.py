@@ -6,15 +6,23 @@ Shape shorthand in this file:
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ws_det.compiling import is_exporting, is_transformed
 from ws_det.errors import InputError
 from ws_det.fuse import fx_node
 from ws_det.fused_bcn import batch_channel_norm
-from ws_det.moments import channel_moments, update_estimates, update_running_statistics
+from ws_det.moments import center, move_estimates, move_running_statistics
 from ws_det.normalization import channel_norm, est_batch_norm
+from ws_det.recomputed import is_repeated
+
+_HALF = (torch.float16, torch.bfloat16)
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 __all__ = ["BatchChannelNorm2d", "EstBatchNorm2d", "average_estimates"]
 
@@ -58,6 +66,16 @@ class EstBatchNorm2d(nn.InstanceNorm2d):
     ) -> None:
         _check_momentum(momentum)
         super().__init__(num_features, eps, momentum, affine, True, device, dtype)
+        self.keep_finite = True  # see est_batch_norm; StepEstimates gives up whole steps instead
+        _in_float32(self)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        """As torch's, but ``half()`` leaves the statistics in float32."""
+        return _keep_float32(self, lambda: super(EstBatchNorm2d, self)._apply(fn, recurse))
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        _in_float32(self)  # load_state_dict(assign=True) takes the file's type
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, C, H, W) -> the same shape; in training the estimates move first, unless frozen."""
@@ -68,7 +86,7 @@ class EstBatchNorm2d(nn.InstanceNorm2d):
             raise ValueError(f"EstBatchNorm2d expects (N, C, H, W), got {list(input.shape)}")
         learns = self.learns()
         if learns and input.numel():
-            self.num_batches_tracked.add_(1)
+            self.count_batch()
         return est_batch_norm(
             input,
             self.running_mean,
@@ -78,7 +96,13 @@ class EstBatchNorm2d(nn.InstanceNorm2d):
             training=learns,
             momentum=self.momentum,
             eps=self.eps,
+            keep_finite=self.keep_finite,
         )
+
+    def count_batch(self) -> None:
+        """Count a batch, once: not where activation checkpointing repeats its pass."""
+        if torch.jit.is_scripting() or not is_repeated():
+            self.num_batches_tracked.add_(1)
 
     def learns(self) -> bool:
         """Whether a forward pass moves the estimates: in training mode and not frozen."""
@@ -128,6 +152,11 @@ class BatchChannelNorm2d(nn.GroupNorm):
         self.bias = nn.Parameter(torch.zeros(1, num_groups, 1, device=device, dtype=dtype))
         norm = EstBatchNorm2d if estimate else nn.BatchNorm2d
         self.bn = norm(num_features, eps=eps, momentum=momentum, device=device, dtype=dtype)
+        _in_float32(self.bn)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        """As torch's, but ``half()`` leaves the statistics in float32."""
+        return _keep_float32(self.bn, lambda: super(BatchChannelNorm2d, self)._apply(fn, recurse))
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, C, H, W) -> the same shape."""
@@ -140,7 +169,7 @@ class BatchChannelNorm2d(nn.GroupNorm):
             return self._forward_in_one_pass(input)
         elif input.numel() or isinstance(self.bn, nn.SyncBatchNorm):
             # SyncBatchNorm must run on an empty rank as well: the other ranks wait for it.
-            out = self.bn(input)
+            out = self._call_inner(input)
         else:
             bn = self.bn
             out = F.batch_norm(input, bn.running_mean, bn.running_var, bn.weight, bn.bias)
@@ -148,36 +177,61 @@ class BatchChannelNorm2d(nn.GroupNorm):
 
     @torch.jit.unused
     def _in_one_pass(self, input: Tensor) -> bool:
-        """Whether the inner norm is one of ours, whose arithmetic is known, and has its due."""
+        """Whether both halves can be computed at once, which does not call the inner norm.
+
+        It must be a norm whose arithmetic this class knows, called by nobody else's hooks, and no
+        derivative or graph be asked for that needs torch's own operations.
+        """
         bn = self.bn
+        single = input.numel() == input.shape[1]  # torch refuses a batch norm of one value
         return (
-            input.numel() > input.shape[1]  # torch refuses a batch norm of single values
+            input.numel() > 0
+            and not (single and bn.training and isinstance(bn, nn.BatchNorm2d))
             and type(bn) in (EstBatchNorm2d, nn.BatchNorm2d)
             and all(value is not None for value in (bn.weight, bn.running_mean, bn.momentum))
             and bn.eps == self.eps
+            and not _has_hooks(bn)
+            and not is_transformed()
+            and not is_exporting()
         )
 
     @torch.jit.unused
     def _forward_in_one_pass(self, input: Tensor) -> Tensor:
-        bn, input = self.bn, input.contiguous()
-        mean, var = bn.running_mean, bn.running_var
-        batch_statistics = False
+        bn, batch_statistics = self.bn, False
         with torch.no_grad():
-            moments = channel_moments(input)
-            if isinstance(bn, EstBatchNorm2d):
-                if bn.learns():
-                    bn.num_batches_tracked.add_(1)
-                    mean, var = update_estimates(*moments, mean, var, bn.momentum)
-            elif bn.training:
-                batch_statistics = True
+            centered, moments = center(input)
+        if isinstance(bn, EstBatchNorm2d) and bn.learns():
+            bn.count_batch()
+            offset, _, var = move_estimates(
+                moments, bn.running_mean, bn.running_var, bn.momentum, bn.keep_finite
+            )
+        elif isinstance(bn, nn.BatchNorm2d) and bn.training:
+            batch_statistics = True
+            if not is_repeated():
                 bn.num_batches_tracked.add_(1)
-                mean, var = update_running_statistics(
-                    *moments, mean, var, bn.momentum, input.numel() // input.shape[1]
-                )
+            offset, var = move_running_statistics(
+                moments, bn.running_mean, bn.running_var, bn.momentum,
+                input.numel() // input.shape[1],
+            )  # fmt: skip
+        else:
+            offset, var = (moments[0] - bn.running_mean) + moments[1], bn.running_var
         return batch_channel_norm(
-            input, mean, var, bn.weight, bn.bias, self.weight, self.bias, moments,
-            batch_statistics, self.eps,
+            input, centered, moments, offset, var, bn.weight, bn.bias, self.weight,
+            self.bias, batch_statistics, self.eps,
         )  # fmt: skip
+
+    @torch.jit.unused
+    def _call_inner(self, input: Tensor) -> Tensor:
+        """The inner norm as a module; statistics of a repeated pass are moved in copies of them."""
+        bn = self.bn
+        if isinstance(bn, EstBatchNorm2d) or not (bn.training and is_repeated()):
+            return bn(input)
+        kept = dict(bn._buffers)
+        bn._buffers.update((name, b.clone()) for name, b in kept.items() if b is not None)
+        try:
+            return bn(input)
+        finally:
+            bn._buffers.update(kept)
 
     def extra_repr(self) -> str:
         """Channels, groups and epsilon."""
@@ -205,6 +259,30 @@ def average_estimates(module: nn.Module) -> None:
     flat /= torch.distributed.get_world_size()
     for buffer, mean in zip(buffers, flat.split([b.numel() for b in buffers]), strict=True):
         buffer.copy_(mean)
+
+
+def _keep_float32(norm: nn.Module, apply: Callable[[], nn.Module]) -> nn.Module:
+    """Apply something to a norm, and take statistics that it made half from before."""
+    before = dict(norm._buffers)
+    result = apply()
+    for name, buffer in norm._buffers.items():
+        if buffer is not None and buffer.dtype in _HALF:
+            norm._buffers[name] = before[name].to(buffer.device)
+    _in_float32(norm)
+    return result
+
+
+def _in_float32(norm: nn.Module) -> None:
+    """Statistics of values of some hundreds overflow float16."""
+    for name, buffer in norm._buffers.items():
+        if buffer is not None and buffer.dtype in _HALF:
+            norm._buffers[name] = buffer.float()
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    """Whether somebody waits for calls of a module, or of all modules."""
+    own = (getattr(module, name) for name in _HOOKS)
+    return any(own) or nn.modules.module._has_any_global_hook()
 
 
 def _check_momentum(momentum: float) -> None:
