@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ws_det.checks import check_writable
 from ws_det.errors import InputError, run_tool
-from ws_det.paths import find_config, framework_of
+from ws_det.paths import CONFIG_HELP, find_config, framework_of
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("config", help="path of a config, or the name of a supplied one")
+    parser.add_argument("config", help=CONFIG_HELP)
     parser.add_argument("checkpoint", help="path or URL of the weights")
     parser.add_argument("--data-root", help="folder of a COCO-format set; it names the classes")
     parser.add_argument("--images", type=int, default=50, help="how many to run (default: 50)")

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from ws_det.errors import run_tool
-from ws_det.paths import find_config, framework_of
+from ws_det.paths import CONFIG_HELP, find_config, framework_of
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("config", help="path of a config, or the name of a supplied one")
+    parser.add_argument("config", help=CONFIG_HELP)
     parser.add_argument("checkpoint", help="path or URL of its checkpoint")
     parser.add_argument("target", metavar="DST.onnx", help="the file to write")
     parser.add_argument(

@@ -11,6 +11,7 @@ import os
 from collections.abc import Sequence
 
 from ws_det.errors import run_tool
+from ws_det.paths import CONFIG_HELP
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -18,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("config", help="path of a config, or the name of a supplied one")
+    parser.add_argument("config", help=CONFIG_HELP)
     parser.add_argument("--work-dir", help="where to write (default: work_dirs/CONFIG)")
     parser.add_argument("--data-root", help="folder of a COCO-format set; it names the classes")
     parser.add_argument("--amp", action="store_true", help="automatic mixed precision, on a GPU")

@@ -16,6 +16,7 @@ import os
 from collections.abc import Sequence
 
 from ws_det.errors import run_tool
+from ws_det.paths import CONFIG_HELP
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -23,9 +24,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--config-file", required=True, help="path of a config, or the name of a supplied one"
-    )
+    parser.add_argument("--config-file", required=True, help=CONFIG_HELP)
     parser.add_argument("--resume", action="store_true", help="take up the run in output_dir")
     parser.add_argument("--eval-only", action="store_true", help="evaluate the config's weights")
     parser.add_argument("--num-gpus", type=int, default=1, help="processes on this machine")

@@ -31,11 +31,20 @@ def read_pickle(path: Path) -> Any:
     _numpy(path)
     # From memory, where a stated length can at most take what is there.
     content = io.BytesIO(path.read_bytes())
+    return _tensors(loaded(_ArraysOnly(content, encoding="latin1")))
+
+
+def loaded(unpickler: Any) -> Any:
+    """What a pickle holds.
+
+    Raises:
+        EOFError: If it is cut, which ``pickle`` says in the words that it has for malicious files.
+    """
     try:
-        return _tensors(_ArraysOnly(content, encoding="latin1").load())
+        return unpickler.load()
     except pickle.UnpicklingError as error:
         if "exhausted" in str(error) or "truncated" in str(error):
-            raise EOFError(str(error)) from None  # the file is cut, not malicious
+            raise EOFError(str(error)) from None
         raise
 
 

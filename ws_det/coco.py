@@ -10,6 +10,7 @@ from typing import Any
 
 from ws_det.errors import InputError
 from ws_det.images import image_path
+from ws_det.masks import is_mask
 
 _DATA_ROOT = "give the set's folder with --data-root, or the file's name in the config"
 
@@ -52,6 +53,8 @@ def check_annotations(annotations: Any, name: str) -> None:
             raise InputError(f"{name} has no {key!r} list: it must be in COCO's format")
         if not all(isinstance(entry, dict) and field in entry for entry in entries):
             raise InputError(f"{name} has {key} without {field!r}: it must be in COCO's format")
+        if not all("id" in entry for entry in entries):
+            raise InputError(f"{name} has {key} without 'id': it must be in COCO's format")
     if not all(isinstance(category["name"], (str, int)) for category in annotations["categories"]):
         raise InputError(f"{name} has a category whose 'name' is no text: correct it")
     things = annotations.get("annotations", [])
@@ -84,3 +87,24 @@ def check_images(path: str, folder: str, images: Sequence[dict[str, Any]], way_o
             f"the image {absent[0]} of {path} does not exist ({len(absent)} of {len(images)} are "
             f"missing): {way_out}"
         )
+
+
+def check_shapes(path: str, annotations: dict[str, Any]) -> None:
+    """Check that no mask leads the C code that reads it beyond its memory.
+
+    Args:
+        path: The annotation file, for the message.
+        annotations: Its content.
+
+    Raises:
+        InputError: For the first mask that does.
+    """
+    sizes = {str(i.get("id")): (i.get("height"), i.get("width")) for i in annotations["images"]}
+    for thing in annotations.get("annotations", []):
+        shape = thing.get("segmentation")
+        size = sizes.get(str(thing.get("image_id")))
+        if shape and size is not None and not is_mask(shape, size):
+            raise InputError(
+                f"the annotation {thing.get('id')} of {path} has a mask that is not whole, or not "
+                f"of its image's size, {list(size)}: write it again, or leave it out"
+            )

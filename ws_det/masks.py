@@ -55,7 +55,7 @@ def is_mask(shape: Any, size: Sequence[int]) -> bool:
     if isinstance(shape, Mapping):
         return _is_rle(shape.get("counts"), shape.get("size"), size)
     far = 10 * max(size) + 100
-    return isinstance(shape, (list, tuple)) and all(_is_polygon(part, far) for part in shape)
+    return isinstance(shape, list) and all(_is_polygon(part, far) for part in shape)
 
 
 def _is_rle(counts: Any, own: Any, size: Sequence[int]) -> bool:

@@ -10,6 +10,10 @@ from pathlib import Path
 
 from ws_det.errors import InputError
 
+CONFIG_HELP = (
+    "path of a config, or the name of a supplied one; a config is a program: run only those that "
+    "you trust"
+)
 _PACKAGE = Path(__file__).resolve().parent
 
 

@@ -82,3 +82,38 @@ def test_a_mapper_names_the_image(copied):
 
     with pytest.raises(InputError, match=r"1\.jpg cannot be used \(cannot identify"):
         NamedMapper(fail)({"file_name": str(copied / "val2017/1.jpg")})
+
+
+RLE = {"size": [64, 96], "counts": "oooooooo"}  # a number that does not end
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (lambda c: c["images"][1].update(file_name="../val2017/1.jpg"), "'../val2017/1.jpg'"),
+        (lambda c: c["images"][1].update(file_name="/etc/hostname"), "'/etc/hostname'"),
+        (lambda c: c["images"][1].update(file_name=None), "image None"),
+        (lambda c: c["annotations"][1].update(segmentation=RLE), "annotation 2 .* not whole"),
+        (lambda c: c["annotations"][1].update(segmentation=[[1e12] * 6]), "annotation 2 "),
+        (lambda c: c.update(annotations=[[]]), "no list of annotations"),
+    ],
+)
+def test_annotations_that_lead_outside(copied, fault, words):
+    """Outside of the folder, or of the memory of the code that reads masks: before a start."""
+    edit(copied, "train", fault)
+    with pytest.raises(InputError, match=words):
+        check_sets(["broken_train", "broken_val"], [2])
+
+
+@pytest.mark.parametrize("url", ["x/../../secret.jpg", "http://x/../1.jpg", 3])
+def test_names_of_lvis(copied, url):
+    """Oracle: Detectron2's own reader of LVIS takes the last two parts of an address."""
+    edit(copied, "train", lambda content: content["images"][0].update(coco_url=url))
+    MetadataCatalog.get("broken_train").evaluator_type = "coco"
+    check_sets(["broken_train"], [2])
+    MetadataCatalog.remove("broken_train")
+    metadata = {"json_file": f"{copied}/annotations/instances_train2017.json"}
+    metadata |= {"image_root": f"{copied}/", "evaluator_type": "lvis"}
+    MetadataCatalog.get("broken_train").set(**metadata)
+    with pytest.raises(InputError):
+        check_sets(["broken_train"], [2])

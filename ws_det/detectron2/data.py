@@ -10,7 +10,7 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 
-from ws_det.coco import check_images, read_annotations
+from ws_det.coco import check_images, check_shapes, read_annotations
 from ws_det.errors import InputError
 from ws_det.images import opened
 
@@ -126,7 +126,12 @@ def check_sets(names: Sequence[str], num_classes: Sequence[int]) -> None:
                 f"{metadata.json_file} has other categories ({', '.join(own[:3])}, ...) than "
                 f"{names[0]} ({', '.join(classes[:3])}, ...): use sets with the same ones"
             )
-        images = read_annotations(metadata.json_file)["images"]
+        annotations = read_annotations(metadata.json_file)
+        check_shapes(metadata.json_file, annotations)
+        images = annotations["images"]
+        if metadata.get("evaluator_type") == "lvis":  # which takes folder and file from elsewhere
+            names = ["/".join(str(image.get("coco_url")).split("/")[-2:]) for image in images]
+            images = [{"file_name": name} for name in names]
         check_images(metadata.json_file, metadata.image_root, images, "complete the folder")
 
 

@@ -20,7 +20,7 @@ def coco_results(
     Returns:
         COCO results by kind.
     """
-    labels = instances["labels"].tolist()
+    labels = check_labels(instances["labels"].tolist())
     boxes = [[x, y, right - x, low - y] for x, y, right, low in instances["bboxes"].tolist()]
     fields = {"bbox": ("bbox", boxes, "scores")}
     if "masks" in instances:
@@ -29,7 +29,20 @@ def coco_results(
     return {
         kind: [
             {"image_id": image_id, "category_id": category_ids[label], "score": score, field: shape}
-            for label, score, shape in zip(labels, instances[scores].tolist(), shapes)
+            for label, score, shape in zip(
+                labels, instances[scores].tolist(), shapes, strict=True
+            )
         ]
         for kind, (field, shapes, scores) in fields.items()
     }
+
+
+def check_labels(labels: Sequence[int]) -> Sequence[int]:
+    """Labels as they are.
+
+    Raises:
+        IndexError: If one is negative, which Python would count from the end.
+    """
+    if labels and min(labels) < 0:
+        raise IndexError(f"the label {min(labels)}")
+    return labels

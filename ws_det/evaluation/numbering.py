@@ -66,8 +66,8 @@ def number_truth(
     field = FIELDS[kind]
     annotations = []
     for annotation in content.get("annotations", ()):
-        image = _number(numbers, annotation.get("image_id"))
-        category = _number(classes, annotation.get("category_id"))
+        image = lookup(numbers, annotation.get("image_id"))
+        category = lookup(classes, annotation.get("category_id"))
         if image is None or category is None:
             continue
         _check_annotation(annotation, kind, sizes[image])
@@ -141,6 +141,14 @@ def number_predictions(
     return numbered
 
 
+def lookup(by_id: Mapping[Any, Any], key: Any) -> Any:
+    """What has an id, or None; a file may have a list for one."""
+    try:
+        return by_id.get(key)
+    except TypeError:
+        return None
+
+
 def unique_names(names: Mapping[Any, str]) -> list[str]:
     """The names of categories by id, with the id in a name that two have."""
     all_names = list(names.values())
@@ -157,13 +165,6 @@ def _by_id(entries: Sequence[Mapping[str, Any]], what: str) -> dict[Any, Mapping
         raise InputError(
             f"the {what} of the annotations have no ids of one type: {_FORMAT}"
         ) from None
-
-
-def _number(numbers: Mapping[Any, int | None], key: Any) -> int | None:
-    try:
-        return numbers.get(key)
-    except TypeError:  # a list is no id
-        return None
 
 
 def _check_annotation(annotation: Mapping[str, Any], kind: str, size: Sequence[int]) -> None:

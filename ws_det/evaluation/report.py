@@ -11,7 +11,9 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from ws_det.errors import printable
 from ws_det.evaluation.inputs import read_predictions
+from ws_det.evaluation.numbering import lookup
 from ws_det.evaluation.report_choice import Kept, choose
 from ws_det.evaluation.report_errors import sort_errors
 from ws_det.evaluation.report_numbers import CURVES, by_class, result_numbers, truth_numbers
@@ -115,11 +117,11 @@ def page(content: Mapping[str, Any]) -> str:
     """The HTML of a page from what it shows."""
     folder = files("ws_det.evaluation") / "page"
     parts = {name: (folder / f"report.{name}").read_text("utf-8") for name in ("html", "css", "js")}
-    # No "<": a class called "</script>" must not end the element that the JSON is in.
-    data = json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")
+    # ASCII, and no "<": a class called "</script>" must not end the element that the JSON is in.
+    data = json.dumps(content, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     title = " and ".join(run["name"] for run in content["runs"])
     return Template(parts["html"]).substitute(
-        title=html.escape(f"{title}: COCO evaluation"),
+        title=html.escape(printable(f"{title}: COCO evaluation")),
         style=parts["css"],
         script=parts["js"],
         data=data,
@@ -129,11 +131,11 @@ def page(content: Mapping[str, Any]) -> str:
 def _without_strays(truth: Mapping[str, Any]) -> dict[str, Any]:
     """Annotations of images and categories that there are, and each image once."""
     images = {image["id"]: image for image in truth["images"]}
-    categories = {category["id"] for category in truth["categories"]}
+    categories = {category["id"]: category for category in truth["categories"]}
     annotations = [
         thing
         for thing in truth.get("annotations", ())
-        if thing.get("image_id") in images and thing.get("category_id") in categories
+        if lookup(images, thing.get("image_id")) and lookup(categories, thing.get("category_id"))
     ]
     return {**truth, "images": list(images.values()), "annotations": annotations}
 

@@ -13,10 +13,12 @@ import numpy as np
 from ws_det.evaluation.report_choice import Kept
 from ws_det.evaluation.report_errors import CORRECT, TYPES
 from ws_det.images import image_path, opened
+from ws_det.masks import is_box, is_mask, is_size
 
 SIDE = 560  # pixels of the longer side of a picture
 _GRID = 240  # of the mask that an outline is drawn from
 _QUALITY = 80
+_FAR = 1e6  # from the image; the page needs finite numbers
 _WAY_OUT = (
     "give the folder of the images with --images, or leave it out for a page without pictures"
 )
@@ -44,7 +46,7 @@ def picture(
         InputError: If the image cannot be read, or its name leads out of the folder.
     """
     uri, size, full = _jpeg(image_path(folder, image["file_name"]))
-    full = (image.get("width") or full[0], image.get("height") or full[1])
+    full = _stated_size(image, full)
     labels = {key: at for at, key in enumerate(sorted({c["id"] for c in truth["categories"]}))}
 
     def drawn(thing: Mapping[str, Any], **facts: Any) -> dict[str, Any]:
@@ -80,16 +82,35 @@ def _shape(
     thing: Mapping[str, Any], full: tuple[int, int], size: tuple[int, int]
 ) -> dict[str, Any]:
     """The box of a thing, x y width height, and its outline, if it has a mask."""
+    shape: dict[str, Any] = {}
+    mask = _mask_of(thing, full[::-1])
+    if mask is not None:
+        shape["outline"] = _outline(mask, size)
+    box = thing.get("bbox")
+    if not is_box(box):
+        box = [0] * 4 if mask is None else _box_of(mask)
+    box = np.array(box, float).clip(-_FAR, _FAR) * np.tile(np.divide(size, full), 2)
+    shape["box"] = box.round(1).tolist()
+    return shape
+
+
+def _mask_of(thing: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray | None:
+    """The mask of a thing; None if it has none, or one that is not of the image."""
     from ws_det.pictures import decode_mask
 
-    shape: dict[str, Any] = {}
-    mask = None
-    if thing.get("segmentation"):
-        mask = decode_mask(thing["segmentation"], full[::-1])
-        shape["outline"] = _outline(mask, size)
-    box = np.array(thing.get("bbox") or _box_of(mask), float)
-    shape["box"] = (box * np.tile(np.divide(size, full), 2)).round(1).tolist()
-    return shape
+    shape = thing.get("segmentation")
+    try:
+        return decode_mask(shape, size) if is_mask(shape, size) and len(shape) else None
+    except ValueError:  # its runs do not fill the image
+        return None
+
+
+def _stated_size(image: Mapping[str, Any], real: tuple[int, int]) -> tuple[int, int]:
+    """Width and height by the annotations, in whose pixels boxes and masks are."""
+    stated = image.get("height"), image.get("width")
+    if not is_size(stated) or max(stated) > 100 * max(real):  # masks would take that memory
+        return real
+    return int(stated[1]), int(stated[0])
 
 
 def _box_of(mask: np.ndarray) -> list[float]:

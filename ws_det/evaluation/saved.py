@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
+from ws_det.arrays import loaded
 from ws_det.errors import InputError, first_line
-from ws_det.evaluation.detections import coco_results
+from ws_det.evaluation.detections import check_labels, coco_results
 from ws_det.evaluation.inputs import read_truth
 
 
@@ -73,7 +74,7 @@ def _detectron2(path: Path, categories: Sequence[Any]) -> dict[str, list[dict[st
     images = {image["image_id"]: image["instances"] for image in saved}
     ids = sorted(categories)
     found = [
-        {**detection, "category_id": ids[detection["category_id"]]}
+        {**detection, "category_id": ids[check_labels([detection["category_id"]])[0]]}
         for detections in images.values()
         for detection in detections
     ]
@@ -89,18 +90,32 @@ def _together(images: Any) -> dict[str, list[dict[str, Any]]]:
     return together
 
 
-class _Detections(pickle.Unpickler):
+# The pure Python class: the memo of the C class takes memory for the highest number in a file.
+class _Detections(pickle._Unpickler):
     """Makes tensors and plain data, and nothing else."""
 
     @classmethod
     def read(cls, path: Path) -> Any:
-        return cls(io.BytesIO(path.read_bytes())).load()
+        return loaded(cls(io.BytesIO(path.read_bytes())))
 
     def find_class(self, module: str, name: str) -> Any:
         """What a pickle may call."""
         if (module, name) not in _CALLABLES:
             raise pickle.UnpicklingError(f"it needs {module}.{name}")
         return _CALLABLES[module, name]
+
+    def load_build(self) -> None:
+        """Setting the state of an object could change the functions above for good."""
+        raise pickle.UnpicklingError(f"it sets the state of a {type(self.stack[-2]).__name__}")
+
+    dispatch = {**pickle._Unpickler.dispatch, pickle.BUILD[0]: load_build}  # noqa: RUF012
+
+
+def _tensor(*parts: Any) -> torch.Tensor:
+    tensor = torch._utils._rebuild_tensor_v2(*parts)
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise pickle.UnpicklingError("it has a tensor of more numbers than are in the file")
+    return tensor
 
 
 def _load(file: Any) -> Any:
@@ -111,7 +126,7 @@ def _load(file: Any) -> Any:
 
 
 _CALLABLES = {
-    ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
+    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
     # torch's own function of this name loads any pickle
     ("torch.storage", "_load_from_bytes"): lambda raw: _load(io.BytesIO(raw)),
     ("collections", "OrderedDict"): OrderedDict,

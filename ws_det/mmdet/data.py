@@ -10,7 +10,7 @@ from typing import Any
 from mmdet.registry import DATASETS
 from mmengine.config import Config
 
-from ws_det.coco import category_names, check_images, read_annotations
+from ws_det.coco import category_names, check_images, check_shapes, read_annotations
 from ws_det.errors import InputError
 
 _HEADS = ("bbox_head", "mask_head")
@@ -74,6 +74,7 @@ def check_data(cfg: Config, parts: Sequence[str]) -> None:
             if not path.endswith(".json"):
                 continue
             annotations = read_annotations(path)
+            check_shapes(path, annotations)
             _check_categories(cfg, dataset, path, category_names(annotations))
             _check_images(part, dataset, path, annotations["images"])
 
@@ -145,4 +146,11 @@ def _check_images(part: str, dataset: Any, path: str, images: list[dict[str, Any
         f"complete the folder, or name it with --cfg-options "
         f"{part}_dataloader.dataset.data_prefix.img=FOLDER"
     )
+    if dataset.get("type") == "LVISV1Dataset":  # which takes its names from elsewhere
+        images = [{"file_name": _lvis_name(image)} for image in images]
     check_images(path, folder, images, way_out)
+
+
+def _lvis_name(image: dict[str, Any]) -> Any:
+    url = image.get("coco_url")
+    return url.replace("http://images.cocodataset.org/", "") if isinstance(url, str) else url
