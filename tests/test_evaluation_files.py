@@ -88,3 +88,15 @@ def test_a_category_twice(written: Callable[..., tuple[str, str]]) -> None:
     truth["categories"].append(truth["categories"][0])
     names = evaluate(*written(truth, found), ["bbox"])["bbox"].class_names
     assert len(names) == len(set(names)) == len(truth["categories"]) - 1
+
+
+def test_masks_without_an_image_size_are_left_to_python(
+    written: Callable[..., tuple[str, str]],
+) -> None:
+    """hotcoco raises in the midst of its evaluation there. The same with no categories."""
+    truth, found = random_case(29)
+    paths = written(truth | {"categories": []}, [])
+    assert evaluate_files(*paths, "bbox") is None
+    for image in truth["images"]:
+        image.pop("height", None)
+    assert evaluate_files(*written(truth, found), "segm") is None

@@ -43,7 +43,8 @@ def evaluate_files(truth: str, predictions: str, kind: str) -> tuple[Arrays, lis
     categories = {i: known.cats[i]["name"] for i in sorted(known.cats)}
     images = known.get_img_ids()
     plain = (
-        len(set(images)) == len(images)
+        bool(categories and images)
+        and len(set(images)) == len(images)
         and not known.load_warnings
         and not found.load_warnings  # other images or categories, infinite scores
         and _has_all(known, truth, kind)
@@ -52,8 +53,10 @@ def evaluate_files(truth: str, predictions: str, kind: str) -> tuple[Arrays, lis
     )
     if not plain:
         return None
-    arrays = hotcoco_arrays(known, found, kind)
-    return arrays, unique_names(categories), len(images)
+    try:
+        return hotcoco_arrays(known, found, kind), unique_names(categories), len(images)
+    except ValueError:
+        return None
 
 
 def _has_all(known: Any, path: str, kind: str) -> bool:
