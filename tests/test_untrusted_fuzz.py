@@ -1,4 +1,4 @@
-"""Hostile annotation files and predictions through all that reads them, see ``tests/hostile.py``.
+"""Hostile annotation files and predictions (``tests/hostile_sets.py``) through all that reads them.
 
 Oracle: each ends in a result or in one sentence, in time; nothing is run, nothing outside the given
 folders is read or written (by Python's audit events and by canaries), and a page has no code and
@@ -25,7 +25,7 @@ pytest.importorskip("PIL", reason="images are read with Pillow")
 pytest.importorskip("pycocotools", reason="the evaluation needs it")
 pytest.importorskip("matplotlib", reason="the page's outlines need a dependency of matplotlib")
 
-from tests import hostile
+from tests import hostile_sets as hostile
 from tests.test_fuzz import time_limit
 from tests.watched import snapshot, watched
 from tools import evaluate as tool
