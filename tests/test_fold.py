@@ -69,10 +69,10 @@ def test_shared_kernel_is_standardized_once():
     """Oracle: the unfolded model."""
     first, second = WSConv2d(4, 4, 3, padding=1), WSConv2d(4, 4, 3, padding=1)
     second.weight = first.weight
-    model = nn.Sequential(first, nn.GroupNorm(2, 4), second, nn.GroupNorm(2, 4)).eval()
-    x = torch.randn(1, 4, 6, 6)
+    model = nn.Sequential(first, nn.GroupNorm(2, 4), second, nn.GroupNorm(2, 4)).eval().double()
+    x = torch.randn(1, 4, 6, 6, dtype=torch.float64)
     expected = model(x)
-    torch.testing.assert_close(fold_ws(model)(x), expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(fold_ws(model)(x), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_folding_twice_is_refused():

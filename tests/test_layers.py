@@ -20,8 +20,8 @@ CONVS = [
     (WSConv3d, nn.Conv3d, (7, 6, 5)),
     (WSConvTranspose2d, nn.ConvTranspose2d, (5, 4)),
 ]
-# Two orders of summation of a float32 convolution: some units in the seventh digit.
-FLOAT32 = dict(rtol=1e-5, atol=1e-5)
+# Two orders of summation, which processors have of their own: some units in the last digits.
+FLOAT64 = dict(rtol=1e-12, atol=1e-12)
 
 
 def native(conv, plain_class):
@@ -48,12 +48,13 @@ def test_conv_equals_torch_with_standardized_kernel(
 ):
     """Oracle: torch's class with the standardized kernel; batches of 2 and of 0."""
     conv = ws_class(4, 8, 3, stride=stride, padding=1, dilation=dilation, groups=groups, bias=bias)
+    conv.double()
     assert isinstance(conv, plain_class)
     assert conv.state_dict().keys() == plain_class(4, 8, 3, bias=bias).state_dict().keys()
     plain = native(conv, plain_class)
     for batch in (2, 0):
-        x = torch.randn(batch, 4, *size)
-        torch.testing.assert_close(conv(x), plain(x), **FLOAT32)
+        x = torch.randn(batch, 4, *size, dtype=torch.float64)
+        torch.testing.assert_close(conv(x), plain(x), **FLOAT64)
     conv(x).sum().backward()  # x is empty here
     assert all(p.grad is not None and not p.grad.any() for p in conv.parameters())
 
@@ -62,20 +63,20 @@ def test_conv_equals_torch_with_standardized_kernel(
 @pytest.mark.parametrize("padding_mode", ["zeros", "reflect", "replicate", "circular"])
 def test_padding_modes(ws_class, plain_class, size, padding_mode):
     """Oracle: torch's class. mmcv's ConvWS drops padding_mode without a word."""
-    conv = ws_class(4, 8, 3, padding=1, padding_mode=padding_mode)
-    x = torch.randn(2, 4, *size)
-    torch.testing.assert_close(conv(x), native(conv, plain_class)(x), **FLOAT32)
+    conv = ws_class(4, 8, 3, padding=1, padding_mode=padding_mode).double()
+    x = torch.randn(2, 4, *size, dtype=torch.float64)
+    torch.testing.assert_close(conv(x), native(conv, plain_class)(x), **FLOAT64)
 
 
 def test_string_padding_and_output_size():
     """Oracle: torch's classes, arguments that only one of them has."""
-    conv = WSConv2d(4, 8, 3, padding="same", dilation=2)
-    x = torch.randn(1, 4, 9, 9)
-    torch.testing.assert_close(conv(x), native(conv, nn.Conv2d)(x), **FLOAT32)
-    up = WSConvTranspose2d(4, 8, 3, stride=2, padding=1)
+    conv = WSConv2d(4, 8, 3, padding="same", dilation=2).double()
+    x = torch.randn(1, 4, 9, 9, dtype=torch.float64)
+    torch.testing.assert_close(conv(x), native(conv, nn.Conv2d)(x), **FLOAT64)
+    up = WSConvTranspose2d(4, 8, 3, stride=2, padding=1).double()
     plain = native(up, nn.ConvTranspose2d)
     torch.testing.assert_close(
-        up(x, output_size=[18, 18]), plain(x, output_size=[18, 18]), **FLOAT32
+        up(x, output_size=[18, 18]), plain(x, output_size=[18, 18]), **FLOAT64
     )
 
 
@@ -138,44 +139,44 @@ def test_unknown_formula_and_repr():
 def test_default_equals_mmcv_conv_ws(groups):
     """Oracle: mmcv's ConvWS, output and gradients, loaded from its state dict."""
     mmcv = pytest.importorskip("mmcv.cnn.bricks.conv_ws", reason="needs mmcv")
-    theirs = mmcv.ConvWS2d(64, 32, 3, padding=1, groups=groups)
-    ours = WSConv2d(64, 32, 3, padding=1, groups=groups)
+    theirs = mmcv.ConvWS2d(64, 32, 3, padding=1, groups=groups).double()
+    ours = WSConv2d(64, 32, 3, padding=1, groups=groups).double()
     ours.load_state_dict(theirs.state_dict())
-    x = torch.randn(2, 64, 8, 8)
+    x = torch.randn(2, 64, 8, 8, dtype=torch.float64)
     outs = theirs(x), ours(x)
-    torch.testing.assert_close(outs[1], outs[0], **FLOAT32)
+    torch.testing.assert_close(outs[1], outs[0], **FLOAT64)
     for out in outs:
         (out * torch.linspace(-1, 1, out.numel()).view_as(out)).sum().backward()
     scale = theirs.weight.grad.abs().max()
-    torch.testing.assert_close(ours.weight.grad / scale, theirs.weight.grad / scale, **FLOAT32)
+    torch.testing.assert_close(ours.weight.grad / scale, theirs.weight.grad / scale, **FLOAT64)
 
 
 def test_adaptive_equals_mmcv_conv_aws():
     """Oracle: mmcv's ConvAWS, from a plain checkpoint and from one of its own."""
     mmcv = pytest.importorskip("mmcv.cnn.bricks.conv_ws", reason="needs mmcv")
     plain = nn.Conv2d(16, 8, 3).state_dict()
-    theirs = mmcv.ConvAWS2d(16, 8, 3)
-    ours = WSConv2d(16, 8, 3, formula="bcn", adaptive=True)
-    x = torch.randn(2, 16, 8, 8)
+    theirs = mmcv.ConvAWS2d(16, 8, 3).double()
+    ours = WSConv2d(16, 8, 3, formula="bcn", adaptive=True).double()
+    x = torch.randn(2, 16, 8, 8, dtype=torch.float64)
     for state in (plain, {**theirs.state_dict(), "weight_gamma": torch.rand(8, 1, 1, 1) + 0.5}):
         for conv in (theirs, ours):
             missing, unexpected = conv.load_state_dict(state, strict=False)
             assert not missing and not unexpected
         assert ours.state_dict().keys() == theirs.state_dict().keys()
         for name, tensor in theirs.state_dict().items():
-            torch.testing.assert_close(ours.state_dict()[name], tensor, **FLOAT32)
-        torch.testing.assert_close(ours(x), theirs(x), **FLOAT32)
+            torch.testing.assert_close(ours.state_dict()[name], tensor, **FLOAT64)
+        torch.testing.assert_close(ours(x), theirs(x), **FLOAT64)
 
 
 @pytest.mark.parametrize("formula", FORMULAS)
 @pytest.mark.parametrize("ws_class, plain_class, size", CONVS)
 def test_adaptive_keeps_the_function_of_a_plain_checkpoint(ws_class, plain_class, size, formula):
     """Oracle: the plain convolution that wrote the checkpoint."""
-    plain = plain_class(4, 8, 3, groups=2)
-    conv = ws_class(4, 8, 3, groups=2, formula=formula, adaptive=True)
+    plain = plain_class(4, 8, 3, groups=2).double()
+    conv = ws_class(4, 8, 3, groups=2, formula=formula, adaptive=True).double()
     conv.load_state_dict(plain.state_dict())
-    x = torch.randn(2, 4, *size)
-    torch.testing.assert_close(conv(x), plain(x), **FLOAT32)
+    x = torch.randn(2, 4, *size, dtype=torch.float64)
+    torch.testing.assert_close(conv(x), plain(x), **FLOAT64)
     with pytest.raises(RuntimeError, match="weight_gamma"):  # a half checkpoint is an error
         conv.load_state_dict({k: v for k, v in conv.state_dict().items() if k != "weight_gamma"})
 
@@ -237,17 +238,17 @@ def test_torchscript(layer, dtype, export):
 
 def test_scripted_layers_train():
     """Oracle: the layers themselves: output, gradients, and statistics."""
-    eager = nn.Sequential(WSConv2d(4, 8, 3), BatchChannelNorm2d(8, 4, estimate=True))
+    eager = nn.Sequential(WSConv2d(4, 8, 3), BatchChannelNorm2d(8, 4, estimate=True)).double()
     scripted = torch.jit.script(copy.deepcopy(eager))
     for _ in range(3):
-        x = torch.randn(2, 4, 9, 8)
+        x = torch.randn(2, 4, 9, 8, dtype=torch.float64)
         for model in (eager, scripted):
             model.zero_grad()
             model(x).square().sum().backward()
         for ours, theirs in zip(scripted.parameters(), eager.parameters(), strict=True):
-            torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-10, atol=1e-10)
         for ours, theirs in zip(scripted.buffers(), eager.buffers(), strict=True):
-            torch.testing.assert_close(ours, theirs, **FLOAT32)
+            torch.testing.assert_close(ours, theirs, **FLOAT64)
 
 
 def test_public_names():

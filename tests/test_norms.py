@@ -11,7 +11,7 @@ from ws_det import norms
 from ws_det.norms import BatchChannelNorm2d, EstBatchNorm2d
 
 # Two orders of summation of float32: some units in the seventh digit.
-FLOAT32 = dict(rtol=1e-5, atol=1e-5)
+FLOAT64 = dict(rtol=1e-12, atol=1e-12)
 
 
 def bcn_oracle(layer, x, state, training):
@@ -154,16 +154,16 @@ def test_norms_take_half_inputs(norm, dtype):
 @pytest.mark.parametrize("images", [1, 2])
 def test_channels_last_inputs(norm, images):
     """Oracle: the contiguous input."""
-    layer, twin = NORMS[norm](), NORMS[norm]()
-    x = torch.randn(images, 8, 6, 5).requires_grad_()
+    layer, twin = NORMS[norm]().double(), NORMS[norm]().double()
+    x = torch.randn(images, 8, 6, 5, dtype=torch.float64).requires_grad_()
     y = x.detach().to(memory_format=torch.channels_last).requires_grad_()
     out, expected = layer(y), twin(x)
-    torch.testing.assert_close(out, expected, **FLOAT32)
+    torch.testing.assert_close(out, expected, **FLOAT64)
     weights = torch.randn_like(expected)
     grads = [torch.autograd.grad((o * weights).sum(), i)[0] for o, i in ((out, y), (expected, x))]
-    torch.testing.assert_close(*grads, **FLOAT32)
+    torch.testing.assert_close(*grads, **FLOAT64)
     for ours, theirs in zip(layer.buffers(), twin.buffers(), strict=True):
-        torch.testing.assert_close(ours, theirs, **FLOAT32)
+        torch.testing.assert_close(ours, theirs, **FLOAT64)
 
 
 def test_inner_norm_is_sync_bn_convertible():

@@ -38,6 +38,21 @@ def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> 
     return None
 
 
+@pytest.fixture
+def in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets a whole detector run in float64: torchvision's NMS wants scores of the type of boxes.
+
+    Boxes are float32 in Detectron2. The NMS computes no number.
+    """
+    from detectron2.modeling.proposal_generator import proposal_utils
+    from detectron2.modeling.roi_heads import fast_rcnn
+
+    from tests.detectron2.parts import nms_of_float32
+
+    for module in (proposal_utils, fast_rcnn):
+        monkeypatch.setattr(module, "batched_nms", nms_of_float32)
+
+
 @pytest.fixture(scope="session")
 def bcn_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo's config with BCN for GN."""

@@ -6,6 +6,8 @@ from typing import Any
 
 from detectron2 import model_zoo
 from detectron2.config import CfgNode, get_cfg
+from detectron2.layers import batched_nms
+from torch import Tensor
 
 from ws_det.detectron2 import add_ws_config
 
@@ -23,6 +25,11 @@ TINY = {
     "MODEL.RETINANET.NUM_CLASSES": 3,
     "MODEL.RETINANET.NUM_CONVS": 1,
 }
+
+
+# TorchScript compiles it too.
+def nms_of_float32(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
+    return batched_nms(boxes, scores.float(), idxs, iou_threshold)
 
 
 def yaml_config(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import pytest
 import torch
 from detectron2.modeling import build_model
-from detectron2.modeling.proposal_generator import proposal_utils
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 
@@ -70,13 +69,10 @@ def test_equal_counts_give_equal_losses(model):
     assert passes[0] == pytest.approx(one_pass[0], rel=1e-5, abs=1e-7)
 
 
-def test_equal_counts_give_equal_gradients(model, monkeypatch):
+def test_equal_counts_give_equal_gradients(model, in_float64):
     """Of the whole detector in float64, relative to the largest entry; 2e-15 was seen."""
-    # torchvision's NMS, which is to take away nothing here, wants boxes and scores of one type
-    nms = proposal_utils.batched_nms
-    monkeypatch.setattr(proposal_utils, "batched_nms", lambda b, s, *rest: nms(b, s.float(), *rest))
     images = [
-        {"image": one["image"].double(), "instances": in_float64(one["instances"])} for one in EQUAL
+        {"image": one["image"].double(), "instances": double(one["instances"])} for one in EQUAL
     ]
     one_pass, passes = both(model.double(), images)
     scale = max(g.abs().max() for g in one_pass[1])
@@ -84,7 +80,7 @@ def test_equal_counts_give_equal_gradients(model, monkeypatch):
         torch.testing.assert_close(own / scale, expected / scale, rtol=0, atol=1e-12)
 
 
-def in_float64(truth):
+def double(truth):
     boxes = Boxes(truth.gt_boxes.tensor)
     boxes.tensor = boxes.tensor.double()  # which Boxes itself would make float32
     return Instances((64, 96), **{**truth.get_fields(), "gt_boxes": boxes})

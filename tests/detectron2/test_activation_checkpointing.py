@@ -13,7 +13,6 @@ import torch
 from detectron2.layers import CNNBlockBase
 from detectron2.modeling import build_model
 from detectron2.modeling.backbone.resnet import BasicStem
-from detectron2.modeling.proposal_generator import proposal_utils
 from detectron2.utils.events import EventStorage
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
     CheckpointImpl,
@@ -22,24 +21,18 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
 )
 
 from tests.detectron2.parts import TINY, yaml_config
-from tests.detectron2.test_accumulation import TWO, image, in_float64
+from tests.detectron2.test_accumulation import TWO, double, image
 from ws_det import BatchChannelNorm2d
 from ws_det.bench.counts import saved_bytes
 from ws_det.estimates import StepEstimates
 
+pytestmark = pytest.mark.usefixtures("in_float64")
 NORMS = ["GN", "EstBN", "BCN", "BCN with batch statistics"]
 WRAPPER = "_checkpoint_wrapped_module."
 IMAGES = [
-    {"image": one["image"].double(), "instances": in_float64(one["instances"])}
+    {"image": one["image"].double(), "instances": double(one["instances"])}
     for one in (image(1, TWO), image(2, TWO[:1]))
 ]
-
-
-@pytest.fixture(autouse=True)
-def nms_in_float32(monkeypatch):
-    """Torchvision's NMS wants boxes and scores of one type; no number is computed by it."""
-    nms = proposal_utils.batched_nms
-    monkeypatch.setattr(proposal_utils, "batched_nms", lambda b, s, *rest: nms(b, s.float(), *rest))
 
 
 def build(norm, wrap=None):

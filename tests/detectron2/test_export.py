@@ -14,10 +14,7 @@ import io
 import pytest
 import torch
 from detectron2.export import TracingAdapter, scripting_with_instances
-from detectron2.layers import batched_nms
 from detectron2.modeling import build_backbone, build_model
-from detectron2.modeling.proposal_generator import proposal_utils
-from detectron2.modeling.roi_heads import fast_rcnn
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.testing import assert_instances_allclose, convert_scripted_instances
 from torch import Tensor
@@ -26,7 +23,10 @@ from tests.detectron2.parts import TINY, yaml_config
 from ws_det import fold_ws
 
 # Detectron2 branches on tensors, which is right for the images it is traced for.
-pytestmark = pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning"),
+    pytest.mark.usefixtures("in_float64"),
+]
 
 FIELDS = {
     "proposal_boxes": Boxes, "objectness_logits": Tensor, "pred_boxes": Boxes, "scores": Tensor,
@@ -36,17 +36,6 @@ FIELDS = {
 
 def images(*sizes):
     return [{"image": torch.rand(3, *size, dtype=torch.float64) * 255} for size in sizes]
-
-
-def nms_in_float32(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
-    return batched_nms(boxes, scores.float(), idxs, iou_threshold)
-
-
-@pytest.fixture(autouse=True)
-def one_type_for_nms(monkeypatch):
-    """Torchvision's NMS wants scores of the type of boxes, which Detectron2 makes float32."""
-    for module in (proposal_utils, fast_rcnn):
-        monkeypatch.setattr(module, "batched_nms", nms_in_float32)
 
 
 def assert_equal(got, expected, **options):

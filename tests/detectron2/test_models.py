@@ -85,8 +85,11 @@ def test_deep_copies_compute_the_same(norm):
 
 
 @pytest.mark.parametrize("norm", ["GN", "BCN"])
-def test_test_time_augmentation(norm):
-    """Oracle: with the image alone as its only variant, the model's own boxes and masks."""
+def test_test_time_augmentation(norm, in_float64):
+    """Oracle: with the image alone as its only variant, the model's own boxes and masks.
+
+    In float64: a pixel of a mask may sit on 0.5.
+    """
     cfg = yaml_config(
         norm,
         TINY | {
@@ -101,7 +104,7 @@ def test_test_time_augmentation(norm):
         model.backbone(torch.randn(2, 3, 64, 96))
     image = {"image": torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8)}
     image |= {"height": 64, "width": 96}
-    model.eval()
+    model.eval().double()
     before = copy.deepcopy(model.state_dict())
     with torch.no_grad():
         expected = model([image])[0]["instances"]
@@ -110,7 +113,7 @@ def test_test_time_augmentation(norm):
         flipped.TEST.AUG.FLIP = True
         assert len(GeneralizedRCNNWithTTA(flipped, model)([image])[0]["instances"]) > 0
     assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
-    assert len(expected) > 0
+    assert len(expected) > 0 and expected.scores.dtype == torch.float64
     torch.testing.assert_close(got.scores, expected.scores)
     torch.testing.assert_close(got.pred_boxes.tensor, expected.pred_boxes.tensor)
     assert torch.equal(got.pred_masks, expected.pred_masks)

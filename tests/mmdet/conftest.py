@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 pytest.importorskip("mmdet")
 
+from mmdet.models.roi_heads.mask_heads import fcn_mask_head
 from mmengine.registry import DefaultScope
+from torch import Tensor
 
 from tests.conftest import run
 
@@ -54,6 +58,25 @@ def scope() -> Iterator[None]:
     """MMDetection's scope for every test: a Runner leaves its own behind for the process."""
     with DefaultScope.overwrite_default_scope("mmdet"):
         yield
+
+
+@pytest.fixture
+def in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets a whole detector run in float64: what takes float32 alone gets it.
+
+    That is the choice of boxes by NMS, and the place of a mask's pixels.
+    """
+    extension = import_module("mmcv.ops.nms").ext_module
+    nms, paste = extension.nms, fcn_mask_head._do_paste_mask
+
+    def nms_of_float32(boxes: Tensor, scores: Tensor, **options: Any) -> Tensor:
+        return nms(boxes.float(), scores.float(), **options)
+
+    def paste_by_float32(masks: Tensor, boxes: Tensor, *rest: Any, **options: Any) -> Any:
+        return paste(masks, boxes.float(), *rest, **options)
+
+    monkeypatch.setattr(extension, "nms", nms_of_float32)
+    monkeypatch.setattr(fcn_mask_head, "_do_paste_mask", paste_by_float32)
 
 
 @pytest.fixture(scope="session")

@@ -6,9 +6,7 @@ Oracle: the same Mask R-CNN without it, in float64.
 from __future__ import annotations
 
 from functools import partial
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -22,6 +20,7 @@ from tests.mmdet.test_accumulation import image, losses_of
 from ws_det.bench.counts import saved_bytes
 from ws_det.estimates import StepEstimates
 
+pytestmark = pytest.mark.usefixtures("in_float64")
 NORMS = {
     "GN": dict(type="GN", num_groups=8),
     "EstBN": dict(type="EstBN"),
@@ -39,15 +38,6 @@ def reentrant(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     return request.param
 
 
-@pytest.fixture(autouse=True)
-def nms_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The one operator of MMDetection's that takes float32 alone; no number is computed by it."""
-    extension = import_module("mmcv.ops.nms").ext_module
-    original = extension.nms
-    in_float32 = lambda boxes, scores, **rest: original(boxes.float(), scores.float(), **rest)  # noqa: E731
-    monkeypatch.setattr(extension, "nms", in_float32)
-
-
 def build(tiny_config: Path, norm: str, with_cp: bool) -> nn.Module:
     cfg = Config.fromfile(tiny_config).model
     cfg.backbone.update(depth=50, base_channels=8, with_cp=with_cp)
@@ -61,15 +51,6 @@ def build(tiny_config: Path, norm: str, with_cp: bool) -> nn.Module:
     return model.train().double()
 
 
-def in_float64(batch: dict[str, Any]) -> dict[str, Any]:
-    samples = []
-    for sample in batch["data_samples"]:
-        sample = sample.clone()
-        sample.gt_instances.bboxes = sample.gt_instances.bboxes.double()
-        samples.append(sample)
-    return dict(inputs=[x.double() for x in batch["inputs"]], data_samples=samples)
-
-
 def step(model: nn.Module) -> tuple[list[dict[str, Tensor]], dict[str, Tensor], dict[str, Tensor]]:
     """Losses, gradients and statistics of a step of two passes, as our hook moves them."""
     steps = StepEstimates(model)
@@ -77,7 +58,7 @@ def step(model: nn.Module) -> tuple[list[dict[str, Tensor]], dict[str, Tensor], 
     for i, batch in enumerate(IMAGES):
         torch.manual_seed(i)  # of the samplers
         steps.begin_pass()
-        losses.append(losses_of(model, in_float64(batch)))
+        losses.append(losses_of(model, batch))
         sum(losses[-1].values()).backward()
         steps.end_pass(last=batch is IMAGES[-1])
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
@@ -107,7 +88,7 @@ def test_a_whole_mask_rcnn(tiny_config: Path, norm: str, reentrant: bool) -> Non
 
 
 def kept(tiny_config: Path, norm: str, with_cp: bool) -> int:
-    model, x = build(tiny_config, norm, with_cp), IMAGES[0]["inputs"][0][None].double()
+    model, x = build(tiny_config, norm, with_cp), IMAGES[0]["inputs"][0][None]
     return saved_bytes(lambda: model.neck(model.backbone(x)), model.state_dict().values())
 
 

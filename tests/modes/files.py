@@ -103,7 +103,9 @@ mode("torch.export to .pt2", ALONE)(partial(from_file, "exported.pt2"))
 mode("TorchScript, scripted", "the same; in training a step in this one")(
     lambda name: (from_file("scripted.ts", name), script_in_training(name))
 )
-mode("TorchScript, traced", "the same")(partial(from_file, "traced.ts"))
+mode("TorchScript, traced", "the same; gradients in evaluation mode in this one")(
+    lambda name: (from_file("traced.ts", name), trace_with_gradients(name))
+)
 mode("folded, pickled", "the same")(partial(from_file, "folded.pth"))
 
 
@@ -111,6 +113,13 @@ def script_in_training(name: str) -> None:
     module = build(name)
     expected = reference(name, module, images())
     compare(run(torch.jit.script(module), images()), expected)
+
+
+def trace_with_gradients(name: str) -> None:
+    module, x, _ = evaluated(name)
+    expected = reference(name, module, x)
+    got = run(torch.jit.trace(module, images(2, 5)), x)
+    compare(got._replace(statistics=expected.statistics), expected)
 
 
 @mode("pickle", "a step of the copy and of the original to 1e-12, one moving nothing of the other")
