@@ -118,8 +118,9 @@ def standardize_kernel(
         rows = rows.float()
     if center and scale:
         if torch.jit.is_scripting() or torch.jit.is_tracing():
-            # A graph holds no autograd function of ours; its own gradient is the same.
-            out = _standardize_rows(rows, correction, eps_inside, eps)[0]
+            # A graph holds no autograd function of ours, and what a native norm returns of a
+            # deviation has no gradient.
+            out = _standardize_by_sums(rows, correction, eps_inside, eps)
         elif _can_run_native():
             out = _Standardize.apply(rows, correction, eps_inside, eps)[0]
         else:
@@ -262,13 +263,12 @@ def _can_run_native() -> bool:
     )
 
 
-@torch.jit.script_if_tracing  # a trace would take F for a tensor, and round it
 def _standardize_rows(
-    rows: Tensor, correction: int, eps_inside: bool, eps: float, tiny: float = _TINY
+    rows: Tensor, correction: int, eps_inside: bool, eps: float
 ) -> tuple[Tensor, Tensor]:
     """The standardized rows, and their std, with epsilon where that is inside the root."""
     fan_in = rows.shape[1]
-    out, _, rstd = torch.native_layer_norm(rows, [fan_in], None, None, tiny)
+    out, _, rstd = torch.native_layer_norm(rows, [fan_in], None, None, _TINY)
     inner = (fan_in / (fan_in - correction)) ** 0.5 / rstd
     if eps_inside:
         inner = (inner.square() + eps).sqrt()
@@ -277,7 +277,10 @@ def _standardize_rows(
     return out, inner
 
 
-def _standardize_by_sums(rows: Tensor, correction: int, eps_inside: bool, eps: float) -> Tensor:
+@torch.jit.script_if_tracing  # a trace would take F for a tensor, and round it
+def _standardize_by_sums(
+    rows: Tensor, correction: int, eps_inside: bool, eps: float, tiny: float = _TINY
+) -> Tensor:
     """The standardized rows by operations that all of torch can differentiate, map and fuse.
 
     A compiler makes fast loops of sums and slow ones of layer norm.
@@ -286,8 +289,8 @@ def _standardize_by_sums(rows: Tensor, correction: int, eps_inside: bool, eps: f
     variance = centered.square().sum(1, keepdim=True) / (rows.shape[1] - correction)
     # The tiny summand keeps the gradient of a constant filter finite.
     if eps_inside:
-        return centered / (variance + (eps + _TINY)).sqrt()
-    return centered / ((variance + _TINY).sqrt() + eps)
+        return centered / (variance + (eps + tiny)).sqrt()
+    return centered / ((variance + tiny).sqrt() + eps)
 
 
 @torch.jit.script_if_tracing
