@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -15,6 +16,7 @@ from PIL import Image
 from tests.test_channel_report import statistics
 from ws_det import channel_plot
 from ws_det.channel_report import summarize
+from ws_det.errors import InputError
 
 
 def test_the_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,11 +45,11 @@ def test_an_old_picture_stays_where_a_new_one_fails(
     path = tmp_path / "x.png"
     path.write_text("old")
 
-    def fail(figure: Figure, file: Path, **options: object) -> None:
-        Path(file).write_text("half")
+    def fail(figure: Figure, file: BinaryIO, **options: object) -> None:
+        file.write(b"half")
         raise OSError
 
     monkeypatch.setattr(Figure, "savefig", fail)
-    with pytest.raises(OSError):
+    with pytest.raises(InputError, match=r"x\.png cannot be written"):
         channel_plot.draw_channels(summarize(statistics()), path)
-    assert path.read_text() == "old"
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]

@@ -12,11 +12,11 @@ from ws_det.errors import InputError
 from ws_det.recovery import newest_whole, remove_parts
 
 
-def write(folder: Path, *iterations: int, named: str | None = None) -> None:
+def write(folder: Path, *iterations: int, named: str | None = None, run: int = 0) -> None:
     """Checkpoints one second apart, then ``last_checkpoint``."""
     start = time = 1_000_000_000
     for time, iteration in enumerate(iterations, start):
-        save_checkpoint({"iter": iteration}, folder / f"iter_{iteration}.pth")
+        save_checkpoint({"iter": iteration, "run": run}, folder / f"iter_{iteration}.pth")
         os.utime(folder / f"iter_{iteration}.pth", (time, time))
     if named is not None:
         (folder / "last_checkpoint").write_text(named)
@@ -29,6 +29,7 @@ def find(folder: Path) -> int | None:
         folder.glob("iter_*.pth"),
         load_checkpoint,
         lambda checkpoint: checkpoint["iter"],
+        run=lambda checkpoint: checkpoint.get("run"),
     )
     return found and found.content["iter"]
 
@@ -75,8 +76,9 @@ def test_killed_before_it_was_named(tmp_path: Path) -> None:
 
 
 def test_a_copy_in_another_order_and_an_older_run(tmp_path: Path) -> None:
-    """A copied folder has new times; a file of a longer run before has an old one."""
-    write(tmp_path, 9, 1, 2, named="iter_2.pth")
+    """A copied folder has new times; a file of a longer run before has a smaller number."""
+    write(tmp_path, 9)
+    write(tmp_path, 1, 2, named="iter_2.pth", run=1)
     assert find(tmp_path) == 2
     os.utime(tmp_path / "iter_1.pth")
     assert find(tmp_path) == 2

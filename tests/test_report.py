@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ def test_json_is_written_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(TypeError):
         report.write_json(path, {"a": object()})
     assert json.loads(path.read_text()) == {"a": 1} and list(tmp_path.iterdir()) == [path]
-    monkeypatch.delattr(report.os, "replace")
+    monkeypatch.delattr(os, "replace")
     with pytest.raises(AttributeError):
         report.write_json(path, {"a": 2})
     assert json.loads(path.read_text()) == {"a": 1}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -15,6 +14,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from ws_det.files import write_png
+
 _WIDEST = 6.0  # of the normalized mean: what is farther is drawn at the border
 
 
@@ -23,7 +24,7 @@ def draw_channels(summary: Mapping[str, Any], path: Path) -> None:
 
     Args:
         summary: As ``channel_report.summarize`` gives it.
-        path: PNG to write, beside and renamed.
+        path: PNG to write.
     """
     colors = _colors(list(summary["parts"]))
     figure = Figure(figsize=(9, 9.5), layout="constrained")
@@ -40,9 +41,7 @@ def draw_channels(summary: Mapping[str, Any], path: Path) -> None:
     )
     for ax in (above, below):
         ax.spines[["top", "right"]].set_visible(False)
-    beside = path.with_name(f".{path.name}.part")
-    figure.savefig(beside, dpi=120, format="png")
-    os.replace(beside, path)
+    write_png(figure, path, dpi=120)
 
 
 def _colors(parts: Sequence[str]) -> dict[str, Any]:

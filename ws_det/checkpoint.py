@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import glob
-import os
 import pickle
 import re
 from collections import OrderedDict
@@ -15,6 +13,7 @@ import torch
 
 from ws_det import arrays
 from ws_det.errors import InputError, first_line
+from ws_det.files import replacing
 
 # Weights hardly compress and torch stores them as they are. A zip file that states more than this
 # many times its own size, and more than a GiB, was made to fill the memory.
@@ -22,12 +21,14 @@ _INFLATION = 20
 _GIB = 2**30
 
 
-def load_checkpoint(path: str | Path) -> dict[str, Any]:
+def load_checkpoint(path: str | Path, mapped: bool = False) -> dict[str, Any]:
     """Load a checkpoint to the CPU without running code from it.
 
     Args:
         path: A ``.npz`` or a ``.pkl`` of numpy arrays, or with any other name (``.pth``,
             ``.pth.tar``, ``.pt``) a file written by ``torch.save``.
+        mapped: Leave the tensors in the file, if ``torch.save`` wrote it, and do not look at check
+            sums: what is beside the tensors is then read from gigabytes in milliseconds.
 
     Returns:
         What the file holds, with tensors for arrays.
@@ -40,7 +41,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"no checkpoint at {path}: give the path of an existing file")
     try:
-        loaded = _read(path)
+        loaded = _read(path, mapped)
     except InputError:
         raise
     except PermissionError as error:
@@ -62,39 +63,17 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def save_checkpoint(content: dict[str, Any], path: str | Path) -> None:
-    """Save a checkpoint so that at any moment the old file is there, or the new one, whole.
-
-    It is written beside and renamed. A killed process leaves its part behind, hidden, and the next
-    to save under the same name removes it.
+    """Save a checkpoint so that at any moment the old file is there, or the new one, complete.
 
     Args:
         content: What ``torch.save`` takes.
         path: Of the file; a folder that is not there is made.
 
     Raises:
-        InputError: If it cannot be written; an old file is then as it was.
+        InputError: If it cannot be written, see ``files.replacing``.
     """
-    path = Path(os.path.realpath(path))
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
-            left.unlink(missing_ok=True)
-        with part.open("xb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except (OSError, RuntimeError) as error:
-        # torch's writer raises a RuntimeError of its own after the one of the file
-        cause = error if isinstance(error, OSError) else error.__context__
-        if not isinstance(cause, OSError):
-            raise
-        raise InputError(
-            f"{path} cannot be written ({cause.strerror}): free space or give another path"
-        ) from None
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(path) as file:
+        torch.save(content, file)
 
 
 def state_dict_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
@@ -141,19 +120,19 @@ def below(state: dict[str, Any], prefix: str) -> dict[str, Any]:
     return found
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path, mapped: bool) -> Any:
     with path.open("rb") as file:
         zipped = file.read(4) == b"PK\x03\x04"
     if zipped:
-        _check_archive(path)
+        _check_archive(path, sums=not mapped)
     if path.suffix == ".npz":
         return arrays.read_npz(path)
     if path.suffix in (".pkl", ".pickle") and not zipped:
         return arrays.read_pickle(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
+    return torch.load(str(path), map_location="cpu", weights_only=True, mmap=mapped and zipped)
 
 
-def _check_archive(path: Path) -> None:
+def _check_archive(path: Path, sums: bool) -> None:
     """Check the sizes that a zip file states, and its check sums, which torch does not look at."""
     with ZipFile(path) as archive:
         entries = archive.infolist()
@@ -163,7 +142,7 @@ def _check_archive(path: Path) -> None:
                 f"{path} states {stated:,} bytes in a file of {path.stat().st_size:,}: it was made "
                 f"to fill the memory, use another"
             )
-        for entry in entries:
+        for entry in entries if sums else ():
             if entry.CRC:  # torch.serialization.set_crc32_options(False) leaves 0
                 with archive.open(entry) as file:
                     while file.read(_GIB // 1024):

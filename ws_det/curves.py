@@ -11,6 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from ws_det.files import write_png
+
 _APS = ("box AP", "mask AP")
 
 
@@ -39,7 +41,7 @@ def draw_curves(
         ax.set_xlabel("iteration")
         ax.grid(alpha=0.3)
         ax.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=120)
+    write_png(figure, path, dpi=120)
 
 
 def _draw_losses(ax: Axes, losses: Mapping[str, np.ndarray], last: int) -> None:

@@ -36,7 +36,7 @@ def first_line(error: BaseException) -> str:
 
 def warn(sentence: str) -> None:
     """Tell the user on stderr what may be wrong, as :func:`run_tool` tells what is."""
-    print(f"warning: {sentence}", file=sys.stderr)
+    print(f"warning: {InputError(sentence)}", file=sys.stderr)  # one line, whatever is quoted
 
 
 @contextmanager
@@ -45,7 +45,8 @@ def one_sentence() -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        raise InputError(error.given.rstrip().rpartition("InputError: ")[2]) from None
+        said = error.given.rstrip().rpartition("InputError: ")[2]
+        raise InputError(said) from error.__cause__
 
 
 def run_tool(main: Callable[[], object]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from ws_det import norm_fold
 from ws_det.errors import InputError, first_line
+from ws_det.files import replacing
 from ws_det.fold import fold_ws
 from ws_det.layers import WeightStandardized
 
@@ -95,13 +95,11 @@ def export_onnx(
             the file cannot be written.
     """
     require_onnx()
-    path = Path(os.path.realpath(path))
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     with torch.no_grad():
         expected = [model(example) for example in examples]
     fold_all(model)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as file:
+        part = Path(file.name)
         say("1/2 exporting (up to a minute for a large network)")
         _export(model, examples[0], part, axes)
         say("2/2 comparing onnxruntime with torch")
@@ -111,13 +109,6 @@ def export_onnx(
                 f"onnxruntime's output differs from torch's by {error:.1e} of its largest value: "
                 f"export another part of the model, and report this"
             )
-        os.replace(part, path)
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be written ({error.strerror}): give another path"
-        ) from None
-    finally:
-        part.unlink(missing_ok=True)
     return error
 
 

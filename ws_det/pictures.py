@@ -16,6 +16,7 @@ from matplotlib.patches import Rectangle
 from pycocotools import mask as coco_mask
 
 from ws_det.errors import printable
+from ws_det.files import write_png
 
 
 @dataclass
@@ -55,9 +56,7 @@ def draw_grid(pairs: Sequence[Pair], names: Sequence[str], path: str | Path) -> 
     for (left, right), pair in zip(axes, pairs):
         _draw(left, pair.image, pair.truth, names, f"{pair.title}: truth")
         _draw(right, pair.image, pair.found, names, "prediction")
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100)
+    write_png(figure, path, dpi=100)
 
 
 def decode_mask(segmentation: Any, size: tuple[int, int]) -> np.ndarray:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ws_det.errors import printable
+from ws_det.files import write_text
 
 COLUMNS = (
     *("AP", "AP50", "AP75", "APs", "APm", "APl"),
@@ -52,8 +52,5 @@ def closing_line(report: Mapping[str, Any]) -> str:
 
 
 def write_json(path: Path, content: Any, indent: int | None = 2) -> None:
-    """Write a whole file or none: beside, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.part")
-    beside.write_text(json.dumps(content, indent=indent) + "\n")
-    os.replace(beside, path)
+    """Write a complete file or none, see ``files.replacing``."""
+    write_text(path, json.dumps(content, indent=indent) + "\n")

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from ws_det.errors import InputError
+from ws_det.files import new_folder
 from ws_det.scene import CATEGORIES, Thing, draw_image
 
 STAMP = "shapes.json"
@@ -54,22 +54,17 @@ def make_shapes(root: str | Path, spec: ShapesSpec) -> bool:
         InputError: ``root`` cannot be written, or holds something else.
     """
     root = Path(root).absolute()
-    partial = root.with_name(f".{root.name}.partial")
     try:
         if _is_made(root, spec):
             return False
-        shutil.rmtree(partial, ignore_errors=True)  # what a killed run left
-        partial.mkdir(parents=True)
-        _write_split(partial, "train", spec.train_images, spec)
-        _write_split(partial, "val", spec.val_images, spec)
-        (partial / STAMP).write_text(json.dumps(asdict(spec)))
-        partial.rename(root)
+        with new_folder(root) as partial:
+            _write_split(partial, "train", spec.train_images, spec)
+            _write_split(partial, "val", spec.val_images, spec)
+            (partial / STAMP).write_text(json.dumps(asdict(spec)))
     except OSError as error:
         raise InputError(
             f"the shapes set cannot be written to {root} ({error.strerror}): give another folder"
         ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return True
 
 

@@ -20,7 +20,7 @@ def test_a_run_goes_on_where_it_stopped():
     second = Progress(TrainerBase(), Batch(2, 3, 4))
     second.load_state_dict(after(4, first))
     assert second.begin(5) == (20, None)  # five steps of four passes
-    assert after(6, second) == {"batch": (2, 3, 4), "images": 7 * 24}
+    assert after(6, second) == {"batch": (2, 3, 4), "images": 7 * 24, "run": 0}
 
 
 def test_other_gpus_go_on_after_as_many_images():

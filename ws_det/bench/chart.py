@@ -9,6 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ws_det.bench.tables import Outcome
+from ws_det.files import write_png
 
 OURS, PEER, BASELINE = "#1f77b4", "#bbbbbb", "#555555"
 
@@ -38,4 +39,4 @@ def draw_bars(outcomes: Sequence[Outcome], path: str | Path) -> None:
         ax.set_xlabel(f"time, x {comparison.baseline}")
         ax.margins(x=0.1)
         ax.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=120)
+    write_png(figure, path, dpi=120)

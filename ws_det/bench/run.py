@@ -69,7 +69,6 @@ def run(
         comparison.arms.clear()  # the tensors in them
         outcomes.append((comparison, timings))
     path = Path(out, f"benchmark_{what}.json")
-    path.parent.mkdir(parents=True, exist_ok=True)
     content = {"what": what, "machine": machine, "rounds": repeats}
     write_json(path, content | {"comparisons": [as_json(*outcome) for outcome in outcomes]})
     written = str(path)

@@ -15,21 +15,27 @@ class Progress:
     Args:
         trainer: Its ``iter`` counts the steps.
         batch: Of the present run.
+
+    Attributes:
+        run: How many runs began in the output folder before this one.
     """
 
     def __init__(self, trainer: TrainerBase, batch: Batch) -> None:
         self.trainer, self.batch = trainer, batch
         self._start = self._images = 0  # an iteration, and the images before it
         self._old: Batch | None = None
+        self.run = 0
 
     def state_dict(self) -> dict[str, Any]:
         """Of after the present step."""
         steps = self.trainer.iter + 1 - self._start
-        return {"batch": tuple(self.batch), "images": self._images + steps * self.batch.total()}
+        images = self._images + steps * self.batch.total()
+        return {"batch": tuple(self.batch), "images": images, "run": self.run}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Of a checkpoint; those of Detectron2's own trainers have none."""
         self._old, self._images = Batch(*state["batch"]), state["images"]
+        self.run = state.get("run", 0)
 
     def begin(self, start: int) -> tuple[int, str | None]:
         """Take up a run.

@@ -26,7 +26,7 @@ from ws_det.detectron2.progress import Progress
 from ws_det.detectron2.recipe import Recipe, dataset_dicts
 from ws_det.detectron2.scaling import follow_batch
 from ws_det.detectron2.trainer import AccumulatingTrainer
-from ws_det.detectron2.weights import SafeCheckpointer
+from ws_det.detectron2.weights import SafeCheckpointer, next_run_in
 from ws_det.errors import InputError
 from ws_det.guard import NanGuard
 from ws_det.paths import find_config
@@ -151,6 +151,7 @@ def _train(recipe: Recipe, model: nn.Module, job: Job) -> dict[str, Any]:
     processes = comm.get_world_size()
     batch = Batch(processes, recipe.batch_size // processes, recipe.accumulation)
     progress = Progress(trainer, batch)
+    progress.run = next_run_in(recipe.output_dir)
     checkpointer = SafeCheckpointer(
         trainer.model, recipe.output_dir, trainer=trainer, progress=progress
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from detectron2.utils.file_io import PathManager
 
 from ws_det.checkpoint import load_checkpoint, save_checkpoint, state_dict_of
 from ws_det.errors import InputError
+from ws_det.files import remove_parts, write_text
 from ws_det.formats import FORMATS, Format, convert_state, recognize
 from ws_det.formats.files import with_prefix
-from ws_det.recovery import POINTER, newest_whole, remove_parts
+from ws_det.recovery import POINTER, newest_whole, next_run, pointed
 
 _BACKBONE = "backbone.bottom_up."
 _OWN = FORMATS["detectron2"]
@@ -38,6 +40,19 @@ class SafeCheckpointer(DetectionCheckpointer):
         save_checkpoint({"model": self.model.state_dict(), **parts, **kwargs}, path)
         self.tag_last_checkpoint(path.name)
 
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Name the newest checkpoint, completely or not at all."""
+        write_text(Path(self.save_dir, POINTER), last_filename_basename)
+
+    def has_checkpoint(self) -> bool:
+        """Whether there is one to resume from."""
+        return pointed(Path(self.save_dir, POINTER)) is not None
+
+    def get_checkpoint_file(self) -> str:
+        """The newest, beside the file that names it, whatever folder that names."""
+        name = pointed(Path(self.save_dir, POINTER))
+        return str(Path(self.save_dir, name)) if name else ""
+
 
 def resume_point(folder: str) -> str | None:
     """The newest whole checkpoint of the run in a folder, which Detectron2 then resumes from.
@@ -48,19 +63,35 @@ def resume_point(folder: str) -> str | None:
         InputError: If there are checkpoints, and none is whole.
     """
     pointer = Path(folder, POINTER)
-
-    def progress(checkpoint: dict[str, Any]) -> int:
-        return checkpoint.get("iteration", -1)
-
-    found = newest_whole(pointer, pointer.parent.glob("model_*.pth"), load_checkpoint, progress)
+    found = newest_whole(
+        pointer, _checkpoints(folder), load_checkpoint, _iteration_of, _peek, _run_of
+    )
     if found is None:
         return None
     remove_parts(folder)
-    if not pointer.is_file() or pointer.read_text() != found.path.name:
-        part = pointer.with_name(f".{POINTER}.part")
-        part.write_text(found.path.name)
-        part.replace(pointer)
+    write_text(pointer, found.path.name)
     return str(found.path)
+
+
+def next_run_in(folder: str) -> int:
+    """The number of a run that begins anew in a folder, see ``recovery.next_run``."""
+    return next_run(_checkpoints(folder), _peek, _run_of)
+
+
+_peek = partial(load_checkpoint, mapped=True)
+
+
+def _checkpoints(folder: str) -> list[Path]:
+    return list(Path(folder).glob("model_*.pth"))
+
+
+def _iteration_of(checkpoint: dict[str, Any]) -> Any:
+    return checkpoint.get("iteration")
+
+
+def _run_of(checkpoint: dict[str, Any]) -> Any:
+    progress = checkpoint.get("progress")
+    return progress.get("run") if isinstance(progress, dict) else None
 
 
 def local_file(reference: str) -> str:

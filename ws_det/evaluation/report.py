@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -20,6 +19,7 @@ from ws_det.evaluation.report_errors import sort_errors
 from ws_det.evaluation.report_numbers import CURVES, by_class, result_numbers, truth_numbers
 from ws_det.evaluation.report_pictures import picture
 from ws_det.evaluation.result import Result
+from ws_det.files import write_text
 
 _GROUPS = {1: ("worst", "best"), 2: ("gained", "lost")}  # of pictures, by the number of runs
 
@@ -63,14 +63,9 @@ def write_report(
         images: Folder of the images; without it the page has no pictures.
 
     Raises:
-        InputError: If an image cannot be read.
+        InputError: If an image cannot be read, or the page cannot be written.
     """
-    content = report_content(truth, runs, annotations, images)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.part")
-    beside.write_text(page(content), encoding="utf-8")
-    os.replace(beside, path)
+    write_text(path, page(report_content(truth, runs, annotations, images)))
 
 
 def report_content(

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
 from typing import Any
 
-from mmdet.evaluation import CocoMetric
+from mmdet.evaluation import CocoMetric, DumpDetResults
 from mmengine.logging import MMLogger
 from mmengine.registry import METRICS
 
 from ws_det.evaluation import evaluate
 from ws_det.evaluation.detections import coco_results
+from ws_det.files import replacing
 
 # In the order of ws_det.report.COLUMNS. The first six are the names that CocoMetric uses.
 STATS = (
     *("mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l"),
     *("AR_1", "AR_10", "AR_100", "AR_s", "AR_m", "AR_l"),
 )
+
+
+class DumpPredictions(DumpDetResults):
+    """MMDetection's, whose file is there complete or not at all."""
+
+    def compute_metrics(self, results: list) -> dict:
+        """Write the predictions of all ranks."""
+        with replacing(self.out_file_path) as file:
+            pickle.dump(results, file)
+        return {}
 
 
 @METRICS.register_module(force=True)

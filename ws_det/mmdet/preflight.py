@@ -9,7 +9,6 @@ import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
-from mmengine.runner import find_latest_checkpoint
 from torch import nn
 
 from ws_det import fit
@@ -47,12 +46,9 @@ def check_training(cfg: Config, force: bool = False) -> None:
         if init and init.get("type") == "Pretrained":
             check_init(model.backbone, init, force)
     checkpoint = cfg.get("load_from")
-    if cfg.get("resume"):
-        checkpoint = checkpoint or find_latest_checkpoint(cfg.work_dir)
-        if checkpoint:
-            fit.check_whole(model, _weights(checkpoint), checkpoint, _REMEDY, force=force)
-    elif checkpoint:
-        fit.check_start(model, _weights(checkpoint), checkpoint, _REMEDY, force=force)
+    if checkpoint:
+        check = fit.check_whole if cfg.get("resume") else fit.check_start
+        check(model, _weights(checkpoint), checkpoint, _REMEDY, force=force)
 
 
 def check_test(cfg: Config, written: Sequence[str] = (), force: bool = False) -> None:

@@ -10,9 +10,9 @@ from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
 
 from ws_det.batch import change
+from ws_det.files import replacing
 from ws_det.mmdet.loops import RESUMABLE
 from ws_det.mmdet.resume import Point, batch_of, scale_rates
-from ws_det.mmdet.saving import rename_when_whole
 from ws_det.mmdet.stream import resumable
 
 
@@ -71,12 +71,7 @@ class ResumableRunner(Runner):
                 out_dir, filename, *args, save_optimizer=save_optimizer, **kwargs
             )
             return
-        part = Path(out_dir, f".{filename}.{os.getpid()}.part")
-        try:
-            super().save_checkpoint(
-                out_dir, part.name, *args, save_optimizer=save_optimizer, **kwargs
-            )
-            if self.rank == 0:
-                rename_when_whole(part, part.with_name(filename))
-        finally:
-            part.unlink(missing_ok=True)  # what a full disk cut off
+        if self.rank == 0:  # MMEngine's method is of one rank too
+            with replacing(Path(out_dir, filename)) as file:
+                beside = os.path.split(file.name)
+                super().save_checkpoint(*beside, *args, save_optimizer=save_optimizer, **kwargs)

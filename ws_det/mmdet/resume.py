@@ -19,8 +19,8 @@ from torch import nn
 
 from ws_det.batch import Batch
 from ws_det.errors import InputError
-from ws_det.mmdet.weights import load_safely
-from ws_det.recovery import POINTER, Found, newest_whole
+from ws_det.mmdet.weights import load_safely, peek_safely
+from ws_det.recovery import POINTER, Found, newest_whole, next_run
 from ws_det.seeding import STEP, seed_at
 
 _RUN, _GRADIENTS = "ws_det_run", "gradients"
@@ -44,6 +44,7 @@ class Point(NamedTuple):
         batch: Of the run; None if the checkpoint is of MMDetection's own tools.
         epoch_iters: Iterations of an epoch.
         position: Batches that each process has had.
+        run: How many runs began in the work dir before this one.
     """
 
     path: str | None = None
@@ -53,6 +54,7 @@ class Point(NamedTuple):
     batch: Batch | None = None
     epoch_iters: int = 0
     position: int = 0
+    run: int = 0
 
     @classmethod
     def of(cls, path: str, checkpoint: dict[str, Any]) -> Point:
@@ -70,7 +72,8 @@ class Point(NamedTuple):
         run = meta.get(_RUN) or {}
         batch = Batch(*run["batch"]) if run else None
         place = meta["epoch"], meta["iter"], meta.get("seed"), batch
-        return cls(path, *place, run.get("epoch_iters", 0), run.get("position", meta["iter"]))
+        position = run.get("position", meta["iter"])
+        return cls(path, *place, run.get("epoch_iters", 0), position, run.get("run", 0))
 
     def on(self, batch: Batch, epoch_iters: int, by_epoch: bool) -> Point:
         """The same place for other GPUs, images or accumulation: after as many images.
@@ -94,6 +97,26 @@ def find(cfg: Config) -> Found | None:
     Raises:
         InputError: If there are checkpoints, and none is whole.
     """
+
+    def progress(checkpoint: dict[str, Any]) -> Any:
+        return _of_meta(checkpoint).get("iter")
+
+    pointer = Path(cfg.work_dir, POINTER)
+    return newest_whole(pointer, _checkpoints(cfg), load_safely, progress, peek_safely, _run_of)
+
+
+def _of_meta(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    meta = checkpoint.get("meta")
+    return meta if isinstance(meta, dict) else {}
+
+
+def _run_of(checkpoint: dict[str, Any]) -> Any:
+    run = _of_meta(checkpoint).get(_RUN)
+    return run.get("run") if isinstance(run, dict) else None
+
+
+def _checkpoints(cfg: Config) -> list[Path]:
+    """The files in a config's work dir that are named as its checkpoints are."""
     settings = (cfg.get("default_hooks") or {}).get("checkpoint") or {}
     folder = Path(cfg.work_dir)
     if settings.get("out_dir"):  # the hook appends the last part of the work dir
@@ -101,12 +124,7 @@ def find(cfg: Config) -> Found | None:
     names = {"epoch_{}.pth", "iter_{}.pth", settings.get("filename_tmpl") or "epoch_{}.pth"}
     patterns = [re.escape(name).replace(r"\{\}", r"\d+") for name in names]
     files = list(folder.iterdir()) if folder.is_dir() else []
-    own = [file for file in files if any(re.fullmatch(p, file.name) for p in patterns)]
-
-    def progress(checkpoint: dict[str, Any]) -> int:
-        return (checkpoint.get("meta") or {}).get("iter", 0)
-
-    return newest_whole(Path(cfg.work_dir, POINTER), own, load_safely, progress)
+    return [file for file in files if any(re.fullmatch(p, file.name) for p in patterns)]
 
 
 def locate(cfg: Config) -> Point:
@@ -115,16 +133,17 @@ def locate(cfg: Config) -> Point:
     Raises:
         InputError: If it is to resume from what is no whole checkpoint of a run.
     """
-    if not cfg.get("resume"):
-        return Point()
-    if cfg.get("load_from"):
-        return Point.of(cfg.load_from, load_safely(cfg.load_from))
-    found = find(cfg)
-    return Point.of(str(found.path), found.content) if found else Point()
+    named = cfg.get("load_from")
+    if cfg.get("resume") and not named and (found := find(cfg)):
+        return Point.of(str(found.path), found.content)
+    resumed = Point.of(named, load_safely(named)) if cfg.get("resume") and named else Point()
+    # What was run on after the named checkpoint is past.
+    return resumed._replace(run=next_run(_checkpoints(cfg), peek_safely, _run_of))
 
 
 def lead_to(cfg: Config, point: Point) -> None:
-    """Let a config resume at a point, with the seed of its run."""
+    """Let a config resume at a point, with the seed of its run, or begin where there is none."""
+    cfg.resume = point.path is not None  # MMEngine would ask the pointer, and believe it
     if point.path:
         cfg.load_from = point.path
     if point.seed is not None:
@@ -209,6 +228,7 @@ class ResumeHook(Hook):
             "batch": tuple(batch_of(runner.cfg)),
             "epoch_iters": len(runner.train_dataloader),
             "position": point.position + meta["iter"] - point.iter,
+            "run": point.run,
         }
         if "optimizer" in checkpoint:
             waiting = whole_model(runner).named_parameters()

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmdet.evaluation import DumpDetResults
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
@@ -14,6 +13,7 @@ from mmengine.runner import Runner
 from ws_det.errors import InputError, one_sentence
 from ws_det.mmdet import launch, preflight
 from ws_det.mmdet.config import complete, load_config
+from ws_det.mmdet.metrics import DumpPredictions
 from ws_det.mmdet.report import CocoReportHook
 from ws_det.mmdet.resumable import ResumableRunner
 from ws_det.mmdet.resume import Point, batch_of, lead_to, locate
@@ -146,7 +146,7 @@ def test(
         runner = AccumulatingRunner.from_cfg(cfg)
         if out:
             device = "cpu" if launcher == "none" else "gpu"
-            runner.test_evaluator.metrics.append(DumpDetResults(out, collect_device=device))
+            runner.test_evaluator.metrics.append(DumpPredictions(out, collect_device=device))
         with one_sentence():
             runner.test()
         return _report(runner)

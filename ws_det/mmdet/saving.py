@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +14,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from ws_det.errors import InputError
-from ws_det.recovery import remove_parts
+from ws_det.files import remove_parts
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -63,26 +62,20 @@ class _Late(LocalBackend):
             super().remove(self._waiting.pop())
 
 
-def rename_when_whole(part: Path, path: Path) -> None:
-    """Give a written file its name, when the disk has it."""
-    with part.open("rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(part, path)
-
-
 @contextmanager
 def disk_full(work_dir: str) -> Iterator[None]:
     """End a run whose disk is full with one sentence.
 
     Raises:
-        InputError: For an OSError that says so.
+        InputError: For an OSError that says so, also where it is the cause of an InputError.
     """
     try:
         yield
-    except OSError as error:
-        if error.errno not in _FULL:
+    except (OSError, InputError) as error:
+        cause = error if isinstance(error, OSError) else error.__cause__
+        if not isinstance(cause, OSError) or cause.errno not in _FULL:
             raise
         raise InputError(
-            f"{work_dir} cannot be written to ({error.strerror}): free space, then go on from the "
+            f"{work_dir} cannot be written to ({cause.strerror}): free space, then go on from the "
             f"last checkpoint with --resume"
         ) from error

@@ -48,6 +48,13 @@ def load_safely(reference: str) -> dict[str, Any]:
     return _with_own_names(checkpoint, reference)
 
 
+def peek_safely(path: str) -> dict[str, Any]:
+    """What ``load_safely`` gives, with the tensors left in the file and all names as they are."""
+    safe_globals = getattr(torch.serialization, "safe_globals", nullcontext)
+    with safe_globals(_harmless()):
+        return load_checkpoint(path, mapped=True)
+
+
 def use_safe_loader() -> None:
     """Let MMEngine read every checkpoint with ``load_safely`` from now on.
 

@@ -11,6 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
+from ws_det.files import write_png
+
 Group = Mapping[str, Sequence[float]]
 Line = tuple[Sequence[float] | Sequence[str], Sequence[float], Sequence[float], Sequence[float]]
 
@@ -46,7 +48,7 @@ def draw_points(panels: Mapping[str, Mapping[str, Group]], path: Path) -> None:
         for index, arm in enumerate(arms)
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False, fontsize=9)
-    figure.savefig(path, dpi=110)
+    write_png(figure, path, dpi=110)
 
 
 def by_batch(
@@ -112,4 +114,4 @@ def draw_lines(
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False, fontsize=9)
     figure.supxlabel(note, fontsize=9)
-    figure.savefig(path, dpi=110)
+    write_png(figure, path, dpi=110)

@@ -9,6 +9,7 @@ from pathlib import Path
 from ws_det.bench.machine import describe_machine
 from ws_det.checks import check_writable
 from ws_det.errors import InputError
+from ws_det.files import write_text
 from ws_det.report import write_json
 from ws_det.study.page import module_of, page
 from ws_det.study.runs import DONE, run_all
@@ -56,5 +57,5 @@ def run_study(
     study.draw(summary, written[1])
     if not quick:
         written.append(out.with_suffix(".md"))
-        written[-1].write_text(page(out))
+        write_text(written[-1], page(out))
     return written
