@@ -2,12 +2,24 @@
 
 import copy
 import io
+import pickle
+import subprocess
+import sys
 
 import pytest
 import torch
 from torch import nn
 
-from ws_det import FORMULAS, WSConv1d, WSConv2d, WSConv3d, WSConvTranspose2d, fold_ws
+from ws_det import (
+    FORMULAS,
+    EstBatchNorm2d,
+    WSConv1d,
+    WSConv2d,
+    WSConv3d,
+    WSConvTranspose2d,
+    convert_to_ws,
+    fold_ws,
+)
 from ws_det.fold import is_folded
 
 
@@ -121,3 +133,83 @@ def test_a_folded_model_exports(export):
     assert torch.equal(graph(x), model(x))
     with pytest.raises(RuntimeError, match="folded model cannot be trained"):
         model.train()(x)
+
+
+def test_a_folded_deconvolution_refuses_training_too():
+    """Oracle: RuntimeError, with and without an output size; TorchScript takes the layer."""
+    up = fold_ws(nn.Sequential(WSConvTranspose2d(4, 4, 2, stride=2)))[0]
+    x = torch.randn(1, 4, 3, 3)
+    for arguments in ((x,), (x, [6, 6])):
+        with pytest.raises(RuntimeError, match="folded model cannot be trained"):
+            up(*arguments)
+        assert torch.equal(torch.jit.script(up.eval())(*arguments), up(*arguments))
+        up.train()
+
+
+def pickled():
+    """A folded model with each kind of layer, and a hook of its owner's on one of them."""
+    model = nn.Sequential(network(), WSConv2d(2, 8, 3), EstBatchNorm2d(8), WSConv2d(8, 8, 1))
+    fused = nn.Sequential(WSConv2d(8, 4, 3), nn.BatchNorm2d(4)).eval()
+    fused = torch.nn.utils.fusion.fuse_conv_bn_eval(*fused)
+    return nn.Sequential(fold_ws(model), fused).eval()
+
+
+LOAD = """
+import sys
+sys.modules["ws_det"] = None  # an import raises
+import torch
+model, x, expected = torch.load(sys.argv[1], weights_only=False)
+assert torch.equal(model(x), expected)
+torch.save(model, sys.argv[2])
+"""
+
+
+def test_a_pickled_folded_model_needs_no_ws_det(tmp_path):
+    """Oracle: a process that cannot import it. The mark comes back from there."""
+    model, x = pickled(), torch.randn(1, 3, 12, 12)
+    files = [str(tmp_path / name) for name in ("there.pth", "back.pth")]
+    torch.save((model, x, model(x)), files[0])
+    command = [sys.executable, "-W", "ignore", "-c", LOAD, *files]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert b"ws_det" not in pickle.dumps(model)
+    back = torch.load(files[1], weights_only=False)
+    assert is_folded(back.state_dict())
+    with pytest.raises(RuntimeError, match="folded already"):
+        fold_ws(back)
+    raw = convert_to_ws(nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8)))
+    with pytest.raises(RuntimeError, match="is folded"):
+        raw.load_state_dict(pickle.loads(pickle.dumps(fold_ws(copy.deepcopy(raw)))).state_dict())
+
+
+def test_hooks_of_others_on_a_folded_layer():
+    """Oracle: torch's rules: a hook runs until it is removed, and goes into a pickle and a copy."""
+    before = []
+    conv = WSConv2d(3, 4, 3)
+    early = conv.register_forward_pre_hook(lambda module, inputs: before.append("early"))
+    fold_ws(conv).eval()
+    late = conv.register_forward_pre_hook(lambda module, inputs: before.append("late"))
+    x = torch.randn(1, 3, 5, 5)
+    conv(x)
+    assert before == ["early", "late"]
+    early.remove()
+    copy.deepcopy(conv)(x)
+    assert before == ["early", "late", "late"]
+    late.remove()
+    conv(x)
+    assert len(before) == 3 and b"ws_det" in pickle.dumps(conv)  # its dict of hooks is older
+
+    other = fold_ws(WSConv2d(3, 4, 3)).eval()
+    other.register_forward_pre_hook(print)
+    loaded = pickle.loads(pickle.dumps(other))
+    assert list(loaded._forward_pre_hooks.values()) == [print]
+
+
+def test_a_folded_model_compiles():
+    """Oracle: eager; the refusal works there too."""
+    torch._dynamo.reset()
+    model = fold_ws(network()).eval()
+    compiled, x = torch.compile(model, backend="aot_eager"), torch.randn(1, 3, 9, 9)
+    torch.testing.assert_close(compiled(x), model(x))
+    with pytest.raises(RuntimeError, match="folded model cannot be trained"):
+        torch.compile(model.train(), backend="aot_eager")(x)

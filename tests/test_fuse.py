@@ -128,6 +128,27 @@ def test_fx_goes_on_training():
         assert torch.equal(ours.grad, theirs.grad)
 
 
+@pytest.mark.parametrize("size", [(17, 17), [18, 17]])
+def test_fx_keeps_an_output_size(size):
+    """As an argument, by name, and computed in the graph. Oracle: the model that was traced."""
+
+    class Up(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.up = WSConvTranspose2d(4, 4, 3, stride=2, padding=1)
+
+        def forward(self, input, like):
+            first = self.up(input, size)
+            return first, self.up(input, output_size=size), self.up(input, like.shape[2:])
+
+    model = Up()
+    graph, x = torch.fx.symbolic_trace(model), torch.randn(1, 4, 9, 9)
+    like = x.new_empty(1, 1, 17, 18)
+    for got, expected in zip(graph(x, like), model(x, like)):
+        assert torch.equal(got, expected)
+    assert [node.op for node in graph.graph.nodes].count("call_module") == 3
+
+
 def test_called_with_a_rescaled_kernel():
     """As ``efficient_conv_bn_eval`` does it. Oracle: the layers in a row, also their gradients."""
     model = pair(WSConv2d(4, 8, 3))

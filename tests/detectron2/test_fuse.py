@@ -29,3 +29,15 @@ def test_fuse_conv_bn_eval(norm):
     assert type(fused) is Conv2d
     x = torch.randn(2, 4, 9, 9, dtype=torch.float64)
     torch.testing.assert_close(fused(x), conv(x), rtol=0, atol=1e-12)
+
+
+def test_fx_goes_on_training():
+    """One node, not a kernel of the day of tracing. Oracle: the layer, after its weight changed."""
+    model = nn.Sequential(WSConv2d(4, 8, 3, norm=nn.GroupNorm(2, 8), activation=torch.relu))
+    graph, x = torch.fx.symbolic_trace(model), torch.randn(2, 4, 9, 9)
+    with torch.no_grad():
+        model[0].weight.cos_()
+    out = graph(x)
+    assert torch.equal(out, model(x))
+    out.sum().backward()
+    assert model[0].weight.grad.any()
