@@ -66,7 +66,7 @@ sweep: setup
 	$(BIN)/python -m pytest -m sweep -s -ra
 
 bench: setup
-	for what in ws bcn step inference eval; do $(BIN)/python tools/benchmark.py $$what || exit; done
+	for what in ws bcn step head inference eval; do $(BIN)/python tools/benchmark.py $$what || exit; done
 
 lint: setup
 	$(BIN)/python -m ruff check .

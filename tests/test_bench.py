@@ -18,6 +18,7 @@ REPO = Path(__file__).resolve().parents[1]
 ARMS = {
     "ws": ["bare multiply (the bound)", "ws_det", "ws_det compiled"],
     "bcn": ["GroupNorm", "ws_det, micro-batch", "authors' form, large-batch (formula)"],
+    "head": ["GN", "WS+GN, each level (ws_det)", "WS+GN, once a step"],
     "inference": ["plain convolutions", "ws_det, folded", "ws_det, not folded"],
     "eval": ["pycocotools", "ws_det, faster-coco-eval", "ws_det, hotcoco"],
 }

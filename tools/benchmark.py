@@ -3,6 +3,7 @@
 $ python tools/benchmark.py ws         # standardizing the kernels of Mask R-CNN R50-FPN
 $ python tools/benchmark.py bcn        # BCN beside GroupNorm and the authors' form
 $ python tools/benchmark.py step       # training steps of Mask R-CNN R50-FPN, needs MMDetection
+$ python tools/benchmark.py head       # a head over five levels, standardized for each or once
 $ python tools/benchmark.py inference  # WS folded and not folded beside plain convolutions
 $ python tools/benchmark.py eval       # COCO evaluation with each back end
 """
@@ -16,7 +17,7 @@ from typing import Any
 
 from ws_det.errors import FrameworkError, run_tool
 
-REPEATS = {"ws": 20, "bcn": 100, "step": 5, "inference": 20, "eval": 1}
+REPEATS = {"ws": 20, "bcn": 100, "step": 5, "head": 10, "inference": 20, "eval": 1}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -45,6 +46,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
             variant = dict(amp=args.amp, channels_last=args.channels_last, compiled=args.compile)
             builders = [partial(compare_step, **variant, **common)]
+        elif args.what == "head":
+            from ws_det.bench.head import compare_head
+
+            builders = [partial(compare_head, **common)]
         else:
             from ws_det.bench.inference import compare_inference
 
@@ -82,6 +87,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     step.add_argument("--amp", action="store_true", help="autocast to bfloat16")
     step.add_argument("--channels-last", action="store_true", help="that memory format")
     step.add_argument("--compile", action="store_true", help="compile backbone and neck")
+    commands.add_parser("head", parents=[common, image])
     commands.add_parser("inference", parents=[common, image])
     commands.add_parser("eval", parents=[common])
     return parser.parse_args(argv)

@@ -15,9 +15,9 @@ def fold_ws(module: nn.Module, *, bcn: bool = False) -> nn.Module:
     """Bake the standardized kernels into plain convolutions, in place.
 
     EstBN becomes the batch norm that it is in evaluation. The result needs no ws_det, but for BCN,
-    and has the state-dict keys that it had, so it is marked: the metadata of its state dict say
-    ``ws_folded``, which a WS convolution refuses to load, and what was folded refuses to run in
-    training mode with gradients.
+    also to load it from a pickle, and has the state-dict keys that it had, so it is marked: the
+    metadata of its state dict say so, which a WS convolution refuses to load, and what was folded
+    refuses to run in training mode with gradients. That refusal is not in a pickle.
 
     Args:
         module: A model with WS convolutions.
@@ -32,7 +32,7 @@ def fold_ws(module: nn.Module, *, bcn: bool = False) -> nn.Module:
     Raises:
         RuntimeError: If it is folded already.
         ValueError: If there is nothing to fold, or a WS convolution of a class that cannot be
-            folded. Nothing has been changed then.
+            folded, or whose weight is computed at every call. Nothing has been changed then.
     """
     if any(hasattr(child, "ws_folded") for child in module.modules()):
         raise RuntimeError("this model is folded already: folding twice would standardize twice")
