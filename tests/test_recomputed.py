@@ -159,6 +159,32 @@ def test_under_autocast(norm: str, reentrant: bool) -> None:
         assert (own - other).abs().max() <= bound, name
 
 
+@pytest.mark.parametrize("outside", [True, False])
+@pytest.mark.parametrize("norm", ["EstBN", "BCN", "BCN estimate"])
+def test_with_the_compiler(norm: str, outside: bool, reentrant: bool) -> None:
+    """A compiled net in checkpointing, and checkpointing in a compiled net; a segment comes twice.
+
+    The compiler sums in another order.
+    """
+    torch._dynamo.reset()
+    layers = nn.Conv2d(3, 8, 3), NORMS[norm](), nn.ReLU(), nn.Conv2d(8, 3, 3, padding=2)
+    model = nn.Sequential(*layers).double()
+    twin = copy.deepcopy(model)
+    repeat = partial(checkpoint, use_reentrant=reentrant)
+    compiled = partial(torch.compile, backend="aot_eager")
+    inner = compiled(model) if outside else model
+
+    def twice(x: Tensor) -> Tensor:
+        return repeat(inner, repeat(inner, x))
+
+    call = twice if outside else compiled(twice)
+    for _ in range(3):
+        x = draw(2, 3, 6, 6).requires_grad_()
+        call(x).square().mean().backward()
+        twin(twin(x)).square().mean().backward()
+        check_equal(model, twin)
+
+
 def test_the_functional_form(reentrant: bool) -> None:
     """No layer: the record is that of the buffer."""
     results = []

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
@@ -52,11 +55,32 @@ def computed_once(*values: Tensor) -> tuple[Tensor, ...]:
     return tuple(part.view(value.shape) for part, value in zip(parts, values))
 
 
-# An operation that the compiler cannot look into. Not by torch.library.custom_op, whose calls cost
-# six times as much. Torch takes a definition once a process, so the namespace keeps it: this module
-# may be loaded again.
-if not hasattr(torch.ops.ws_det, "library"):
-    torch.ops.ws_det.library = torch.library.Library("ws_det", "FRAGMENT")
-    torch.ops.ws_det.library.define("copy(Tensor values) -> Tensor")
-    torch.ops.ws_det.library.impl("copy", torch.clone, "CompositeExplicitAutograd")
-_copy = torch.ops.ws_det.copy.default
+def opaque(
+    schema: str, function: Callable[..., Any], fake: Callable[..., Any]
+) -> Callable[..., Any]:
+    """Make an operation that a compiler cannot look into, and calls when its graph runs.
+
+    Torch takes a definition once a process, so a module that is loaded again finds its own. Not by
+    ``torch.library.custom_op``, whose calls cost six times as much.
+
+    Args:
+        schema: As ``torch.library`` takes it.
+        function: What it does; no argument is changed in place.
+        fake: Tensors like its results, for a compiler.
+
+    Returns:
+        The operation.
+    """
+    ours, name = torch.ops.ws_det, schema.partition("(")[0]
+    if not hasattr(ours, "library"):
+        ours.library = torch.library.Library("ws_det", "FRAGMENT")
+    if not hasattr(ours, name):
+        ours.library.define(schema)
+        ours.library.impl(name, function, "CompositeExplicitAutograd")
+        _register_fake(f"ws_det::{name}", fake, lib=ours.library)
+    return getattr(ours, name).default
+
+
+# Called so since torch 2.4.
+_register_fake = getattr(torch.library, "register_fake", torch.library.impl_abstract)
+_copy = opaque("copy(Tensor values) -> Tensor", torch.clone, torch.empty_like)

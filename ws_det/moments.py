@@ -12,8 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ws_det.compiling import computed_once, is_compiling
-from ws_det.recomputed import begin, is_repeated
+from ws_det.compiling import is_compiling, is_exporting, opaque
+from ws_det.recomputed import begin, first_time, is_repeated
 
 
 def center(input: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
@@ -77,10 +77,28 @@ def move_estimates(
         those again before backward.
     """
     mean, rest, var = moments
-    old_mean, old_var, repeated = running_mean, running_var, False
+    if not torch.jit.is_scripting() and is_compiling() and not is_exporting():
+        offset, new_mean, new_var, kept_mean, kept_var = _move_when_run(
+            mean, rest, var, running_mean, running_var, momentum, keep_finite
+        )
+        running_mean.copy_(kept_mean)
+        running_var.copy_(kept_var)
+        return offset, new_mean, new_var
+    old_mean, old_var, moves = running_mean, running_var, True
     if not torch.jit.is_scripting():
-        repeated = is_repeated()
         old_mean, old_var = begin(mean, var, running_mean, running_var)
+        moves = not is_repeated()
+    offset, new_mean, new_var = _moved(mean, rest, var, old_mean, old_var, momentum, keep_finite)
+    if moves:
+        running_mean.copy_(new_mean)
+        running_var.copy_(new_var)
+    return offset, new_mean, new_var
+
+
+def _moved(
+    mean: Tensor, rest: Tensor, var: Tensor, old_mean: Tensor, old_var: Tensor,
+    momentum: float, keep_finite: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     # The mean square around the old mean, per image and channel, without a second pass.
     offset = (mean - old_mean) + rest
     var = (var + offset.square()).mean(0)
@@ -89,13 +107,34 @@ def move_estimates(
     if keep_finite:
         finite = new_var - new_var == 0  # a mean that is not has such a variance
         step, new_var = step.where(finite, 0.0), new_var.where(finite, old_var)
-    offset, new_mean = offset - step, old_mean + step
-    if not torch.jit.is_scripting():
-        offset, new_mean, new_var = computed_once(offset, new_mean, new_var)
-    if not repeated:
-        running_mean.copy_(new_mean)
-        running_var.copy_(new_var)
-    return offset, new_mean, new_var
+    return offset - step, old_mean + step, new_var
+
+
+def _move_opaquely(
+    mean: Tensor, rest: Tensor, var: Tensor, running_mean: Tensor, running_var: Tensor,
+    momentum: float, keep_finite: bool,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """What ``move_estimates`` returns, and what the buffers are to hold.
+
+    A compiler must not look into it: in backward it would compute the statistics again, from
+    buffers that have moved, and whether a pass is a repeated one shows when it runs.
+    """
+    old = begin(mean, var, running_mean, running_var)
+    moved = _moved(mean, rest, var, *old, momentum, keep_finite)
+    kept = (running_mean, running_var) if is_repeated() else moved[1:]
+    pairs = zip(kept, (running_mean, running_var))
+    return *moved, *(new.to(buffer.dtype, copy=True) for new, buffer in pairs)
+
+
+_move_when_run = opaque(
+    "move_estimates(Tensor mean, Tensor rest, Tensor var, Tensor running_mean, Tensor running_var,"
+    " float momentum, bool keep_finite) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    _move_opaquely,
+    lambda mean, rest, var, running_mean, running_var, *_: (
+        torch.empty_like(mean), *(torch.empty_like(mean[0]) for _ in range(2)),
+        torch.empty_like(running_mean), torch.empty_like(running_var),
+    ),
+)  # fmt: skip
 
 
 def move_running_statistics(
@@ -127,10 +166,13 @@ def move_running_statistics(
     shift = offset.mean(0)
     offset = offset - shift
     batch_var = (var + offset.square()).mean(0)
-    begin(mean, var, running_mean)  # refuses a pass in backward that repeats none
-    if not is_repeated():
-        running_mean.lerp_((first + shift).to(running_mean.dtype), momentum)
-        running_var.lerp_((batch_var * (count / (count - 1))).to(running_var.dtype), momentum)
+    if not is_compiling():
+        begin(mean, var, running_mean)  # refuses a pass in backward that repeats none
+    once = first_time(mean)  # or 0
+    unbiased = batch_var * (count / (count - 1))
+    for running, new in ((running_mean, first + shift), (running_var, unbiased)):
+        moves = once.to(running) if isinstance(once, Tensor) else once
+        running.lerp_(new.to(running.dtype), momentum * moves)
     return offset, batch_var
 
 

@@ -19,7 +19,7 @@ from ws_det.fuse import fx_node
 from ws_det.fused_bcn import batch_channel_norm
 from ws_det.moments import center, move_estimates, move_running_statistics
 from ws_det.normalization import channel_norm, est_batch_norm
-from ws_det.recomputed import is_repeated
+from ws_det.recomputed import first_time, is_repeated
 
 _HALF = (torch.float16, torch.bfloat16)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -101,8 +101,10 @@ class EstBatchNorm2d(nn.InstanceNorm2d):
 
     def count_batch(self) -> None:
         """Count a batch, once: not where activation checkpointing repeats its pass."""
-        if torch.jit.is_scripting() or not is_repeated():
+        if torch.jit.is_scripting():
             self.num_batches_tracked.add_(1)
+        else:
+            self.num_batches_tracked.add_(first_time(self.num_batches_tracked))
 
     def learns(self) -> bool:
         """Whether a forward pass moves the estimates: in training mode and not frozen."""
@@ -207,8 +209,7 @@ class BatchChannelNorm2d(nn.GroupNorm):
             )
         elif isinstance(bn, nn.BatchNorm2d) and bn.training:
             batch_statistics = True
-            if not is_repeated():
-                bn.num_batches_tracked.add_(1)
+            bn.num_batches_tracked.add_(first_time(bn.num_batches_tracked))
             offset, var = move_running_statistics(
                 moments, bn.running_mean, bn.running_var, bn.momentum,
                 input.numel() // input.shape[1],

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from ws_det.compiling import is_compiling
+from ws_det.compiling import is_compiling, opaque
 from ws_det.errors import InputError
 
 # Passes of one layer that may wait for their backward. A head over 5 levels with 12 images waiting.
@@ -52,15 +52,26 @@ _records: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 def is_repeated() -> bool:
     """Whether a forward pass runs inside backward: then it has run before."""
-    return not is_compiling() and torch._C._current_graph_task_id() != -1
+    return torch._C._current_graph_task_id() != -1
+
+
+def first_time(like: Tensor) -> Tensor | int:
+    """1 for a pass that runs for the first time, 0 for one that is repeated.
+
+    A compiled graph runs for both, so it asks whenever it runs, and gets a tensor.
+
+    Args:
+        like: On whose device.
+    """
+    return _first_time(like) if is_compiling() else int(not is_repeated())
 
 
 def begin(mean: Tensor, var: Tensor, *statistics: Tensor) -> tuple[Tensor, ...]:
     """The statistics that a pass begins with: as they are now, or of a repeated pass as they were.
 
     A record is kept where a pass may be repeated: where autograd keeps nothing (reentrant
-    checkpointing) or gives what it keeps to somebody (the other form). Elsewhere this costs
-    nothing.
+    checkpointing, and compiled graphs) or gives what it keeps to somebody (the other form).
+    Elsewhere this costs nothing.
 
     Args:
         mean: (N, C), of the input.
@@ -73,7 +84,7 @@ def begin(mean: Tensor, var: Tensor, *statistics: Tensor) -> tuple[Tensor, ...]:
     buffer = statistics[0]
     if is_repeated():
         return _recall(mean.mean(0), var.mean(0).sqrt(), _records.get(buffer, ())).statistics
-    if not is_compiling() and (not torch.is_grad_enabled() or _hooks is None or _hooks(True)):
+    if not torch.is_grad_enabled() or _hooks is None or _hooks(True):
         records = _records.setdefault(buffer, deque(maxlen=KEPT))
         records.append(_Record(mean.mean(0), statistics))
     return statistics
@@ -126,3 +137,10 @@ def _segment() -> object:
     """What tells segments of checkpointing apart that is not reentrant: each has its own hooks."""
     hooks = _hooks(True) if _hooks is not None and torch.is_grad_enabled() else None
     return hooks and ref(hooks[1])  # weak, for the hooks know the inputs of the segment
+
+
+_first_time = opaque(
+    "first_time(Tensor like) -> Tensor",
+    lambda like: like.new_full((), 1 - is_repeated(), dtype=torch.long),
+    lambda like: like.new_empty((), dtype=torch.long),
+)
