@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
+from collections import Counter
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
 
+from tests import hostile_sets
 from ws_det.detectron2.data import NamedMapper, category_names, check_sets, register_set
 from ws_det.errors import InputError
 
@@ -117,3 +121,23 @@ def test_names_of_lvis(copied, url):
     MetadataCatalog.get("broken_train").set(**metadata)
     with pytest.raises(InputError):
         check_sets(["broken_train"], [2])
+
+
+def test_hostile_annotations(tmp_path, capsys):
+    """Each is taken or ends in a sentence, before a start. See ``tests/hostile_sets.py``."""
+    place, outcomes = hostile_sets.Place(tmp_path / "place"), Counter()
+    for number in range(300):
+        path = hostile_sets.write_truth(random.Random(f"detectron2 {number}"), place)
+        name = f"hostile_{number}"
+        register_coco_instances(name, {}, str(path), str(place.images))
+        try:
+            check_sets([name], [2])
+            outcomes["taken"] += 1
+        except InputError as error:
+            assert str(error).isprintable()
+            outcomes["one sentence"] += 1
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    with capsys.disabled():
+        print(f"\nhostile annotations before a training with Detectron2: {dict(outcomes)}")
+    assert min(outcomes.values()) > 30

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests import hostile_sets
 from ws_det.errors import InputError
 from ws_det.mmdet.config import complete, load_config
-from ws_det.mmdet.data import check_data
+from ws_det.mmdet.data import check_data, heads_of
 
 DEMO = "mask-rcnn_r18_fpn_gn-ws-all_2xb1-demo_shapes"
 RLE = {"size": [64, 96], "counts": "oooooooo"}  # a number that does not end
@@ -59,3 +62,25 @@ def test_names_of_lvis(coco_set: Path, tmp_path: Path, url: Any) -> None:
     kind = "type", "LVISV1Dataset"
     with pytest.raises(InputError, match="name the image"):
         check(coco_set, tmp_path / "set", lambda c: c["images"][0].update(coco_url=url), kind)
+
+
+def test_hostile_annotations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each is taken or ends in a sentence, before a start. See ``tests/hostile_sets.py``."""
+    place, outcomes = hostile_sets.Place(tmp_path / "place"), Counter()
+    cfg = load_config(DEMO)
+    dataset = cfg.train_dataloader.dataset
+    dataset.data_root, dataset.data_prefix = str(place.given), dict(img="images/")
+    dataset.ann_file, dataset.metainfo = "truth.json", dict(classes=("bar", "box"))
+    for head in heads_of(cfg.model):
+        head["num_classes"] = 2
+    for number in range(300):
+        hostile_sets.write_truth(random.Random(f"mmdet {number}"), place)
+        try:
+            check_data(cfg, ("train",))
+            outcomes["taken"] += 1
+        except InputError as error:
+            assert str(error).isprintable()
+            outcomes["one sentence"] += 1
+    with capsys.disabled():
+        print(f"\nhostile annotations before a training with MMDetection: {dict(outcomes)}")
+    assert min(outcomes.values()) > 30

@@ -95,7 +95,10 @@ def category_names(name: str) -> list[str] | None:
     if path is None:
         return None
     categories = read_annotations(path)["categories"]
-    return [c["name"] for c in sorted(categories, key=lambda category: category["id"])]
+    try:
+        return [str(c["name"]) for c in sorted(categories, key=lambda category: category["id"])]
+    except TypeError:
+        raise InputError(f"the categories of {path} have no ids of one type: correct it") from None
 
 
 def check_sets(names: Sequence[str], num_classes: Sequence[int]) -> None:

@@ -122,7 +122,7 @@ def _check_categories(cfg: Config, dataset: Any, path: str, names: Sequence[str]
     if absent:
         raise InputError(
             f"the config has {len(absent)} categories that {path} does not have "
-            f"({', '.join(absent[:3])}, ...): pass --data-root FOLDER to take the set's own"
+            f"({_first(absent)}): pass --data-root FOLDER to take the set's own"
         )
     for head in heads_of(cfg.model):
         if head["num_classes"] != len(classes):
@@ -133,10 +133,14 @@ def _check_categories(cfg: Config, dataset: Any, path: str, names: Sequence[str]
     named = [name for name in names if name in classes]
     if named != list(classes):
         raise InputError(
-            f"{path} lists its categories in another order ({', '.join(named[:3])}, ...) than the "
-            f"classes are in ({', '.join(classes[:3])}, ...), and mmdet takes labels from each "
+            f"{path} lists its categories in another order ({_first(named)}) than the "
+            f"classes are in ({_first(classes)}), and mmdet takes labels from each "
             f"file's order: write all annotation files with the categories in one order"
         )
+
+
+def _first(names: Sequence[Any]) -> str:
+    return ", ".join([*map(str, names[:3]), "..."])
 
 
 def _check_images(part: str, dataset: Any, path: str, images: list[dict[str, Any]]) -> None:
