@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -112,3 +113,13 @@ def test_files(tmp_path: Path) -> None:
         assert str(bad) in refusal(bad, found)
     for said in (refusal(good, gone), refusal(gone, found)):
         assert str(gone) in said and "give the path of an existing file" in said
+
+
+def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
+    truth, found = case()
+    pipe = tmp_path / "pipe.json"
+    os.mkfifo(pipe)
+    good = tmp_path / "good.json"
+    for content, files in ((truth, (good, pipe)), (found, (pipe, good))):
+        good.write_text(json.dumps(content))
+        assert str(pipe) in refusal(*files)

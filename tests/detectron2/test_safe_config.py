@@ -8,6 +8,7 @@ import detectron2
 import pytest
 from detectron2.config import CfgNode, LazyConfig, get_cfg
 
+from tests.detectron2.conftest import DEMO
 from tests.watched import watched
 from ws_det.detectron2.config import load_recipe
 from ws_det.detectron2.recipe import LazyRecipe
@@ -104,3 +105,16 @@ def test_a_saved_config_is_read_as_detectron2_reads_it(name: str, tmp_path: Path
         LazyConfig.save(one, str(target))
     assert saved[0].read_text() == saved[1].read_text()
     assert isinstance(load_recipe(str(path)), LazyRecipe)
+
+
+def test_a_saved_config_trains_on_the_same_images(coco_set: Path, tmp_path: Path) -> None:
+    """Its loader is called by its name then. Oracle: the order that the config itself gives."""
+    path = tmp_path / "config.yaml"
+    demo = load_recipe(DEMO, [], str(coco_set))
+    LazyConfig.save(demo.cfg, str(path))
+    orders = []
+    for recipe in (demo, load_recipe(str(path))):
+        recipe.cfg.dataloader.train.num_workers = 0
+        batches = iter(recipe.build_train_loader(seed=7, skip=3))
+        orders.append([image["file_name"] for _ in range(6) for image in next(batches)])
+    assert orders[0] == orders[1]

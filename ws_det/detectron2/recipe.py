@@ -16,6 +16,7 @@ from detectron2.data import (
 )
 from detectron2.engine import DefaultTrainer
 from detectron2.solver import build_lr_scheduler, build_optimizer
+from detectron2.utils.registry import locate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
@@ -94,7 +95,7 @@ class LazyRecipe:
         """See ``stream.build_train_loader``; another loader of the config's stays as it is."""
         loader = copy.deepcopy(self.cfg.dataloader.train)
         loader.mapper = NamedMapper(instantiate(loader.mapper))
-        if loader._target_ is build_detection_train_loader:
+        if _located(loader._target_) is build_detection_train_loader:
             loader._target_ = build_train_loader
             loader.seed, loader.skip = seed, skip
         return instantiate(loader)
@@ -186,6 +187,11 @@ Recipe = LazyRecipe | YamlRecipe
 def dataset_dicts(name: str) -> list[dict[str, Any]]:
     """A test set's dataset dicts, empty images included."""
     return get_detection_dataset_dicts(name, filter_empty=False)
+
+
+def _located(target: Any) -> Any:
+    """What a target is; a config that was saved as yaml has its name."""
+    return locate(target) if isinstance(target, str) else target
 
 
 def _names(names: str | Sequence[str]) -> list[str]:

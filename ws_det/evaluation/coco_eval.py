@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +91,8 @@ class _Files:
         self, truth: Any, found: Any, kind: str
     ) -> tuple[Arrays, list[str], int] | None:
         paths = [str(source) for source in (truth, found) if isinstance(source, (str, Path))]
-        if len(paths) < 2 or paths[1] in self._content:
+        # A pipe, which one of the reads would wait for, is refused in Python.
+        if len(paths) < 2 or paths[1] in self._content or not all(map(os.path.isfile, paths)):
             return None
         return evaluate_files(*paths, kind)
 
@@ -109,11 +112,11 @@ def _by_kind(predictions: Any, kinds: Sequence[str] | None) -> dict[str, Predict
 def _kinds_of(predictions: Predictions) -> list[str]:
     """What the first predictions have; boxes if there are none."""
     if isinstance(predictions, (str, Path)):
-        try:
-            with Path(predictions).open("rb") as file:
-                head = file.read(_HEAD)
-        except OSError:  # read_predictions says which
-            head = b""
+        head = b""
+        with suppress(OSError):  # read_predictions says which
+            if Path(predictions).is_file():
+                with Path(predictions).open("rb") as file:
+                    head = file.read(_HEAD)
         there = [kind for kind, field in FIELDS.items() if f'"{field}"'.encode() in head]
     else:
         there = [kind for kind, field in FIELDS.items() if field in (predictions or [()])[0]]

@@ -24,7 +24,7 @@ class LoadNamedImage(LoadImageFromFile):
         path = results["img_path"]
         try:
             # Not for images elsewhere, and TIFF of many channels, which Pillow does not know.
-            if "://" not in path and self.imdecode_backend != "tifffile":
+            if "://" not in str(path) and self.imdecode_backend != "tifffile":
                 with opened(path):
                     pass
             return super().transform(results)
