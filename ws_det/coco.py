@@ -10,7 +10,7 @@ from typing import Any
 
 from ws_det.errors import InputError
 from ws_det.images import image_path
-from ws_det.masks import is_mask
+from ws_det.masks import is_mask, is_size
 
 _DATA_ROOT = "give the set's folder with --data-root, or the file's name in the config"
 
@@ -99,12 +99,17 @@ def check_shapes(path: str, annotations: dict[str, Any]) -> None:
     Raises:
         InputError: For the first mask that does.
     """
-    sizes = {str(i.get("id")): (i.get("height"), i.get("width")) for i in annotations["images"]}
+    sizes = {str(image["id"]): _size(image) for image in annotations["images"]}
     for thing in annotations.get("annotations", []):
         shape = thing.get("segmentation")
-        size = sizes.get(str(thing.get("image_id")))
-        if shape and size is not None and not is_mask(shape, size):
+        size = sizes.get(str(thing.get("image_id")), ())
+        if shape and size != () and (size is None or not is_mask(shape, size)):
             raise InputError(
                 f"the annotation {thing.get('id')} of {path} has a mask that is not whole, or not "
-                f"of its image's size, {list(size)}: write it again, or leave it out"
+                f"of its image's size, {size}: write it again, or leave it out"
             )
+
+
+def _size(image: dict[str, Any]) -> list[int] | None:
+    size = [image.get("height"), image.get("width")]
+    return size if is_size(size) else None

@@ -47,15 +47,14 @@ def is_mask(shape: Any, size: Sequence[int]) -> bool:
 
     Args:
         shape: The ``segmentation`` of a COCO file.
-        size: Height and width of its image, which RLE must have too. Polygons may leave the image,
-            but no further than ten times its size, for each step of an edge takes memory.
+        size: Height and width of its image, by ``is_size``, which RLE must have too. Polygons may
+            leave the image, but no further than ten times its size, for each step of an edge takes
+            memory.
     """
-    if not is_size(size):
-        return False
-    if isinstance(shape, Mapping):
-        return _is_rle(shape.get("counts"), shape.get("size"), size)
-    far = 10 * max(size) + 100
-    return isinstance(shape, list) and all(_is_polygon(part, far) for part in shape)
+    if isinstance(shape, list):
+        far = 10 * max(size) + 100
+        return all(_is_polygon(part, far) for part in shape)
+    return isinstance(shape, Mapping) and _is_rle(shape.get("counts"), shape.get("size"), size)
 
 
 def _is_rle(counts: Any, own: Any, size: Sequence[int]) -> bool:
@@ -73,7 +72,12 @@ def _is_rle(counts: Any, own: Any, size: Sequence[int]) -> bool:
 
 def _is_polygon(corners: Any, far: float) -> bool:
     try:
-        whole = isinstance(corners, (list, tuple)) and len(corners) >= 6 and is_finite(sum(corners))
-        return whole and -far <= min(corners) and max(corners) <= far
+        return (
+            isinstance(corners, (list, tuple))
+            and len(corners) >= 6
+            and is_finite(sum(corners))  # or a comparison with NaN would hide the others
+            and -far <= min(corners)
+            and max(corners) <= far
+        )
     except TypeError:
         return False
