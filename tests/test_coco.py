@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 
-from ws_det.coco import category_names, check_images, read_annotations
+from ws_det.coco import category_names, check_images, check_shapes, read_annotations
 from ws_det.errors import InputError
 
 
@@ -69,3 +70,37 @@ def test_missing_image(file: Path) -> None:
         f"the image {file.parent / '1.jpg'} of {file} does not exist (2 of 4 are missing): "
         f"look again"
     )
+
+
+SHAPES = {
+    "none": (None, True), "empty": ([], True), "empty polygon": ([[]], True),
+    "a point": ([[1, 2]], True), "an odd number": ([[1, 2, 3, 4, 5, 6, 7]], True),
+    "a triangle": ([[1, 2, 3, 4, 5, 6.5]], True), "partly outside": ([[-9, 2, 40, 4, 5, 9]], True),
+    "run lengths": ({"size": [20, 30], "counts": [100, 500]}, True),
+    "compressed": ({"size": [20, 30], "counts": "T3T?"}, True),
+    "far away": ([[1, 2, 1e9, 4, 5, 6]], False), "NaN": ([[math.nan] * 6], False),
+    "NaN after": ([[1, 2, 3, 4, 5, math.nan]], False), "inf": ([[math.inf] * 6], False),
+    "text": ([["a"] * 6], False), "flat": ([1, 2, 3, 4, 5, 6], False), "a word": ("abc", False),
+    "too many runs": ({"size": [20, 30], "counts": [100, 501]}, False),
+    "negative": ({"size": [20, 30], "counts": [-1, 601]}, False),
+    "fraction": ({"size": [20, 30], "counts": [0.5, 599.5]}, False),
+    "other size": ({"size": [30, 20], "counts": [100, 500]}, False),
+    "huge size": ({"size": [2**31, 2**31], "counts": "0"}, False),
+    "no end": ({"size": [20, 30], "counts": "oooo"}, False),
+    "no number": ({"size": [20, 30], "counts": "00\x00p"}, False),
+    "no counts": ({"size": [20, 30]}, False), "nothing": ({"size": [20, 30], "counts": ""}, False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_masks_that_code_in_c_can_be_given(kind: str) -> None:
+    """What the frameworks leave out themselves is as good as none."""
+    shape, is_taken = SHAPES[kind]
+    images = [{"id": 5, "file_name": "a.jpg", "height": 20, "width": 30}]
+    things = [{"id": 8, "image_id": 5, "segmentation": shape}]
+    content = {"images": images, "annotations": things}
+    if is_taken:
+        check_shapes("a.json", content)
+        return
+    with pytest.raises(InputError, match=r"the annotation 8 of a\.json has a mask"):
+        check_shapes("a.json", content)

@@ -102,12 +102,19 @@ def check_shapes(path: str, annotations: dict[str, Any]) -> None:
     sizes = {str(image["id"]): _size(image) for image in annotations["images"]}
     for thing in annotations.get("annotations", []):
         shape = thing.get("segmentation")
+        if isinstance(shape, list):
+            shape = [part for part in shape if not _is_left_out(part)]
         size = sizes.get(str(thing.get("image_id")), ())
         if shape and size != () and (size is None or not is_mask(shape, size)):
             raise InputError(
                 f"the annotation {thing.get('id')} of {path} has a mask that is not whole, or not "
                 f"of its image's size, {size}: write it again, or leave it out"
             )
+
+
+def _is_left_out(polygon: Any) -> bool:
+    """Whether it is one that the frameworks leave out themselves."""
+    return isinstance(polygon, list) and (len(polygon) < 6 or len(polygon) % 2 == 1)
 
 
 def _size(image: dict[str, Any]) -> list[int] | None:
