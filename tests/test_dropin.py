@@ -7,6 +7,7 @@ over, so that some of the sixteen digits are lost: 1e-10 of the largest value.
 from __future__ import annotations
 
 import copy
+import random
 import threading
 from collections.abc import Callable
 
@@ -324,3 +325,84 @@ def test_scene(scene: Callable[[nn.Module, Tensor], list[Tensor]]) -> None:
     theirs.load_state_dict(ours.state_dict())
     x = torch.randn(2, 4, 8, 8, dtype=torch.float64)
     assert_same(scene(ours, x), scene(theirs, x))
+
+
+def forward(conv: nn.Module, x: Tensor, chance: random.Random, alive: list[Tensor]) -> list[Tensor]:
+    alive.append(conv(x))
+    return [alive[-1].detach()]
+
+
+def forward_in_segment(
+    conv: nn.Module, x: Tensor, chance: random.Random, alive: list[Tensor]
+) -> list[Tensor]:
+    alive.append(checkpoint(conv, x, use_reentrant=chance.random() < 0.5))
+    return [alive[-1].detach()]
+
+
+def backward(
+    conv: nn.Module, x: Tensor, chance: random.Random, alive: list[Tensor]
+) -> list[Tensor]:
+    if not alive:
+        return []
+    alive.pop(chance.randrange(len(alive))).sin().sum().backward()
+    return [x.grad, *(p.grad for p in conv.parameters() if p.grad is not None)]
+
+
+def write_data(conv: nn.Module, x: Tensor, chance: random.Random, alive: list[Tensor]) -> list:
+    alive[:] = []  # a segment would be computed again with the new weight, in torch as well
+    conv.weight.data.mul_(chance.uniform(0.5, 2)).add_(chance.uniform(-1, 1) * x.detach().mean())
+    return []
+
+
+def wrap_again(conv: nn.Module, x: Tensor, chance: random.Random, alive: list[Tensor]) -> list:
+    conv.weight = nn.Parameter(conv.weight.data)
+    return []
+
+
+def step(conv: nn.Module, x: Tensor, chance: random.Random, alive: list[Tensor]) -> list[Tensor]:
+    alive[:] = []
+    torch.optim.SGD(conv.parameters(), lr=0.01).step()
+    conv.zero_grad()
+    return [p.detach().clone() for p in conv.parameters()]
+
+
+def differentiate_sample(
+    conv: nn.Module, x: Tensor, chance: random.Random, alive: list[Tensor]
+) -> list[Tensor]:
+    params = {name: p.detach() for name, p in conv.named_parameters()}
+    one = lambda params, x: functional_call(conv, params, (x[None],)).sin().sum()  # noqa: E731
+    return list(vmap(grad(one), in_dims=(None, 0))(params, x.detach()).values())
+
+
+OPERATIONS = [
+    forward, forward, forward, forward_in_segment, backward, backward, write_data, wrap_again, step,
+    differentiate_sample,
+]  # fmt: skip
+
+
+def run_sequences(count: int) -> int:
+    """Random sequences on both layers, each result compared; returns how many were compared."""
+    compared = 0
+    for seed in range(count):
+        torch.manual_seed(seed)
+        ours, theirs = (kind(3, 4, 3).double() for kind in (WSConv2d, ByHand))
+        theirs.load_state_dict(ours.state_dict())
+        x = torch.randn(2, 3, 5, 5, dtype=torch.float64)
+        order = random.Random(seed).choices(OPERATIONS, k=12)
+        results = []
+        for conv in (ours, theirs):
+            chance, alive, own = random.Random(seed), [], x.clone().requires_grad_()
+            results.append([t.clone() for op in order for t in op(conv, own, chance, alive)])
+        if results[0]:
+            assert_same(*results)
+        compared += len(results[0])
+    return compared
+
+
+def test_random_sequences() -> None:
+    print(f"{run_sequences(30)} results compared")
+
+
+@pytest.mark.sweep
+def test_many_random_sequences() -> None:
+    print(f"{run_sequences(1000)} results of 1000 sequences compared")

@@ -11,6 +11,7 @@ import io
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from ws_det import BatchChannelNorm2d, EstBatchNorm2d, WSConv2d, WSConvTranspose2d, fold_ws
 from ws_det.fold import is_folded
@@ -181,3 +182,15 @@ def test_nothing_to_fold():
         fold_ws(nn.Sequential(nn.Conv2d(3, 8, 3), copy.deepcopy(bcn())))
     with pytest.raises(RuntimeError, match="folded already"):
         fold_ws(fold_ws(network(), bcn=True))
+
+
+def test_a_pruned_convolution_before_a_bcn_is_left_alone():
+    """Its weight is computed at every call. Oracle: the model before."""
+    conv = nn.Conv2d(3, 8, 3)
+    prune.l1_unstructured(conv, "weight", 0.3)
+    model = nn.Sequential(conv, BatchChannelNorm2d(8, 4)).double()
+    x = torch.randn(2, 3, 7, 7, dtype=torch.float64)
+    model(x)
+    expected = model.eval()(x)
+    torch.testing.assert_close(fold_ws(model, bcn=True)(x), expected, rtol=0, atol=1e-12)
+    assert prune.is_pruned(conv)

@@ -70,7 +70,7 @@ def _fold_bcn(norm: BatchChannelNorm2d, conv: nn.Module | None) -> nn.Module:
         value = getattr(norm, name).flatten().repeat_interleave(per_group)
         setattr(group_norm, name, nn.Parameter(value, getattr(norm, name).requires_grad))
     mark(group_norm)
-    if conv is not None and type(conv) in WS_CLASSES and not (conv.transposed and conv.groups > 1):
+    if conv is not None and _takes_factors(conv):
         bn = norm.bn
         conv.weight, conv.bias = fuse_conv_bn_weights(
             conv.weight, conv.bias, bn.running_mean, bn.running_var, bn.eps, bn.weight, bn.bias,
@@ -82,3 +82,9 @@ def _fold_bcn(norm: BatchChannelNorm2d, conv: nn.Module | None) -> nn.Module:
     if isinstance(norm.bn, EstBatchNorm2d):
         fold_est_bn(norm.bn)
     return nn.Sequential(OrderedDict(bn=norm.bn, gn=group_norm))
+
+
+def _takes_factors(conv: nn.Module) -> bool:
+    """Whether a convolution keeps a weight that is set; a pruned one computes it at every call."""
+    plain = type(conv) in WS_CLASSES and "weight" in conv._parameters
+    return plain and not (conv.transposed and conv.groups > 1)
