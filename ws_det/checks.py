@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -21,7 +22,7 @@ def check_writable(path: str, flag: str) -> None:
         InputError: If it cannot be written.
     """
     target = Path(path).absolute()
-    existing = next(p for p in (target, *target.parents) if p.exists())
+    existing = next(p for p in (target, *target.parents) if os.path.lexists(p))
     try:
         with tempfile.TemporaryFile(dir=existing):
             pass

@@ -16,6 +16,8 @@ from ws_det.detectron2.weights import loaded_model, local_file, model_in, resume
 from ws_det.errors import InputError, first_line
 from ws_det.guard import check_on_nan
 
+OUTPUT_DIR = "train.output_dir=DIR (in a yaml config OUTPUT_DIR DIR)"  # what gives the folder
+
 
 def check(
     recipe: Recipe, processes: int, machines: int, *, resume: bool, test: bool, force: bool = False
@@ -36,7 +38,7 @@ def check(
     if processes < 1:
         raise InputError(f"--num-gpus {processes}: give at least 1, also without a GPU")
     check_gpus(processes, torch.cuda.device_count())
-    check_writable(recipe.output_dir, "train.output_dir=DIR (in a yaml config OUTPUT_DIR DIR)")
+    check_writable(recipe.output_dir, OUTPUT_DIR)
     if not test:
         _check_training(recipe, processes * machines)
     sets = recipe.test_sets if test else [*recipe.train_sets, *recipe.test_sets]

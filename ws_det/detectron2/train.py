@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from argparse import Namespace
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +30,7 @@ from ws_det.detectron2.trainer import AccumulatingTrainer
 from ws_det.detectron2.weights import SafeCheckpointer, next_run_in
 from ws_det.errors import InputError
 from ws_det.guard import NanGuard
+from ws_det.lock import alone_in
 from ws_det.paths import find_config
 from ws_det.report import closing_line, write_json
 
@@ -86,7 +88,8 @@ def run(
     """
     recipe, _ = _load(job, max(processes * machines, 1))
     test = job.eval_only
-    preflight.check(recipe, processes, machines, resume=job.resume, test=test, force=job.force)
+    with _alone(recipe, job, machine_rank == 0):  # the first process takes the lock over
+        preflight.check(recipe, processes, machines, resume=job.resume, test=test, force=job.force)
     try:
         launch(_work, processes, machines, machine_rank, dist_url, args=(job,))
     except ProcessRaisedException as error:
@@ -102,16 +105,24 @@ def run(
 def _work(job: Job) -> None:
     """What each process does."""
     recipe, line = _load(job, comm.get_world_size())
-    default_setup(recipe.cfg, Namespace(config_file=find_config(job.config), **_flags(job)))
-    if not job.eval_only:
-        _log.info(line)
-    model = recipe.build_model().to(recipe.device)
-    report = _test(recipe, model, job) if job.eval_only else _train(recipe, model, job)
+    with _alone(recipe, job, comm.is_main_process()):
+        comm.synchronize()  # a refused run leaves no logs of its other processes
+        default_setup(recipe.cfg, Namespace(config_file=find_config(job.config), **_flags(job)))
+        if not job.eval_only:
+            _log.info(line)
+        model = recipe.build_model().to(recipe.device)
+        report = _test(recipe, model, job) if job.eval_only else _train(recipe, model, job)
     if comm.is_main_process():
         places = [f"numbers in {recipe.output_dir}/coco_metrics.json"] if report else []
         places += [f"pictures in {job.show_dir}"] if job.show_dir else []
         places += [] if job.eval_only else [f"checkpoints and curves.png in {recipe.output_dir}"]
         print(f"{closing_line(report)}; {', '.join(places)}")
+
+
+def _alone(recipe: Recipe, job: Job, first: bool) -> AbstractContextManager:
+    """The lock of the output folder, for the first process of a training."""
+    locks = first and not job.eval_only
+    return alone_in(recipe.output_dir, preflight.OUTPUT_DIR) if locks else nullcontext()
 
 
 def _load(job: Job, processes: int) -> tuple[Recipe, str]:

@@ -75,6 +75,11 @@ def is_local_main() -> bool:
     return not dist.is_initialized() or os.environ["LOCAL_RANK"] == "0"
 
 
+def is_first() -> bool:
+    """Whether this is the first process of all, which writes."""
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
 @contextmanager
 def refuse_together() -> Iterator[None]:
     """If one process refuses its input, end all: that one with its sentence, the others quietly.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 
 from ws_det.errors import InputError, one_sentence
+from ws_det.lock import alone_in
 from ws_det.mmdet import launch, preflight
 from ws_det.mmdet.config import complete, load_config
 from ws_det.mmdet.metrics import DumpPredictions
@@ -75,13 +77,15 @@ def train(
     Raises:
         InputError: For bad input, before anything is written.
     """
-    with launch.process_group(launcher) as launcher:
+    with launch.process_group(launcher) as launcher, ExitStack() as held:
         with launch.refuse_together():
             cfg = load_config(cfg_path, cfg_options, data_root, work_dir)
             _apply_flags(cfg, amp, resume, auto_scale_lr)
             complete(cfg, launcher)
             if compiled:
                 cfg.custom_hooks.append(dict(type="CompileHook"))
+            if launch.is_first():
+                held.enter_context(alone_in(cfg.work_dir, "--work-dir"))
             point = Point()
             if launch.is_local_main():
                 point = locate(cfg)

@@ -23,6 +23,7 @@ from statistics import fmean
 from typing import Any
 
 from ws_det.errors import InputError
+from ws_det.lock import alone_in
 
 Results = Mapping[str, dict[str, Any]]
 Plan = Callable[[Results], "list[Run]"]
@@ -77,7 +78,7 @@ def run_all(
     seconds: list[float] = []
     running: dict[str, tuple[Run, subprocess.Popen]] = {}
     failed: list[str] = []
-    with _ended(running):
+    with alone_in(folder, "--work-dir"), _ended(running):
         while True:
             runs = {run.name: run for run in plan(results)}
             found = {name: _done(run, folder) for name, run in runs.items() if name not in results}
