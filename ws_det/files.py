@@ -42,21 +42,18 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
             and no part is left.
     """
     target = Path(os.path.realpath(path))
-    part: Path | None = None
     try:
         permissions = _permissions(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         stem = _stem(target)
         _remove(target.parent, re.escape(stem))
-        part = target.with_name(f".{stem}.{secrets.token_hex(8)}.part")
-        with part.open("xb") as file:  # x: never an existing file, nor the target of a link
-            _mark_in_use(file)
+        with _new(target.with_name(f".{stem}.{secrets.token_hex(8)}.part")) as file:
             if permissions not in (None, _mode(os.fstat(file.fileno()))):
                 os.fchmod(file.fileno(), permissions)
             yield file
             file.flush()
             os.fsync(file.fileno())
-            os.replace(part, target)
+            os.replace(file.name, target)
     except (OSError, RuntimeError) as error:
         # torch's writer raises a RuntimeError of its own after the one of the file
         cause = error if isinstance(error, OSError) else error.__context__
@@ -66,9 +63,6 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
             f"{path} cannot be written ({cause.strerror or first_line(cause)}): free space or give "
             f"another path"
         ) from cause
-    finally:
-        if part:
-            part.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -117,6 +111,17 @@ def write_png(figure: Any, path: str | Path, dpi: int) -> None:
 def remove_parts(folder: str | Path) -> None:
     """Remove the parts of all files in a folder whose writers were killed."""
     _remove(Path(folder), _OF_ANY)
+
+
+@contextmanager
+def _new(part: Path) -> Iterator[BinaryIO]:
+    """A new file, marked as being written, and removed in the end if it is still there."""
+    with part.open("xb") as file:  # x: never an existing file, nor the target of a link
+        try:
+            _mark_in_use(file)
+            yield file
+        finally:
+            part.unlink(missing_ok=True)
 
 
 def _permissions(target: Path) -> int | None:
