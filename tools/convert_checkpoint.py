@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _check(args: argparse.Namespace) -> None:
-    from ws_det.checks import check_writable
+    from ws_det.checks import check_file
 
     if not args.to and not args.adopt_ws:
         raise InputError("there is nothing to do: give --to PROJECT, or --adopt-ws")
@@ -82,7 +82,7 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError(f"{args.target} would replace its own source: give another path")
     if args.target.endswith((".pkl", ".npz")):
         raise InputError(f"{args.target} will be no pickle and no archive of numpy: name it .pth")
-    check_writable(os.path.dirname(os.path.abspath(args.target)), "DST")
+    check_file(args.target, "DST")
 
 
 def _load(path: str) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _run(args: argparse.Namespace, names: Sequence[str]) -> None:
-    from ws_det.checks import check_writable
+    from ws_det.checks import check_file
     from ws_det.coco import check_images
     from ws_det.evaluation import evaluate
     from ws_det.evaluation.inputs import read_truth
@@ -59,7 +59,7 @@ def _run(args: argparse.Namespace, names: Sequence[str]) -> None:
 
     for path, flag in ((args.out, "--out"), (args.html, "--html")):
         if path:
-            check_writable(str(Path(path).parent), flag)
+            check_file(path, flag)
     truth = read_truth(args.annotations) if args.html else {}
     if args.images:
         way_out = "give the folder that its file names start from as --images"

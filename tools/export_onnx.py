@@ -13,6 +13,7 @@ import argparse
 from collections.abc import Sequence
 from importlib import import_module
 
+from ws_det.checks import check_file
 from ws_det.errors import run_tool
 from ws_det.paths import CONFIG_HELP, find_config, framework_of
 
@@ -37,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--whole", action="store_true", help="the whole detector, with Detectron2 alone"
     )
     args = parser.parse_args(argv)
+    check_file(args.target, "DST")
 
     framework = framework_of(find_config(args.config))
     exporter = import_module(f"ws_det.{framework}.export")

@@ -13,6 +13,7 @@ import argparse
 from collections.abc import Sequence
 from importlib import import_module
 
+from ws_det.checks import check_file
 from ws_det.errors import run_tool
 from ws_det.paths import CONFIG_HELP, find_config, framework_of
 
@@ -26,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("source", metavar="SRC", help="path or URL of its checkpoint")
     parser.add_argument("target", metavar="DST", help="the file to write")
     args = parser.parse_args(argv)
+    check_file(args.target, "DST")
 
     framework = framework_of(find_config(args.config))
     folding = import_module(f"ws_det.{framework}.folding")

@@ -17,6 +17,7 @@ from torch import nn
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
 from ws_det.batch import Batch
+from ws_det.checks import check_writable
 from ws_det.detectron2 import preflight
 from ws_det.detectron2.config import load_recipe
 from ws_det.detectron2.curves import CurvesHook
@@ -86,6 +87,8 @@ def run(
     Raises:
         InputError: For bad input, before anything is written.
     """
+    if job.show_dir:
+        check_writable(job.show_dir, "--show-dir")
     recipe, _ = _load(job, max(processes * machines, 1))
     test = job.eval_only
     with _alone(recipe, job, machine_rank == 0):  # the first process takes the lock over

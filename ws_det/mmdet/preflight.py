@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -35,6 +34,9 @@ def check_training(cfg: Config, force: bool = False) -> None:
         InputError: For the first fault found, cheap checks first.
     """
     check_writable(cfg.work_dir, "--work-dir")
+    checkpoints = (cfg.get("default_hooks") or {}).get("checkpoint") or {}
+    if checkpoints.get("out_dir"):
+        check_writable(checkpoints["out_dir"], "default_hooks.checkpoint.out_dir")
     if cfg.optim_wrapper.get("type") == "AmpOptimWrapper" and not torch.cuda.is_available():
         raise InputError(
             "--amp needs a GPU, MMEngine's AmpOptimWrapper refuses to run without: leave it out"
@@ -51,19 +53,17 @@ def check_training(cfg: Config, force: bool = False) -> None:
         check(model, _weights(checkpoint), checkpoint, _REMEDY, force=force)
 
 
-def check_test(cfg: Config, written: Sequence[str] = (), force: bool = False) -> None:
+def check_test(cfg: Config, force: bool = False) -> None:
     """Check a complete config for testing ``cfg.load_from``.
 
     Args:
         cfg: The config.
-        written: Other folders that the test will write to.
         force: Only warn of weights trained in another way.
 
     Raises:
         InputError: For the first fault found.
     """
-    for path in (cfg.work_dir, *written):
-        check_writable(path, "--work-dir, --out and --show-dir")
+    check_writable(cfg.work_dir, "--work-dir")
     state = _weights(cfg.load_from)  # first: a mistyped name must not wait for the data
     check_data(cfg, ("test",))
     fit.check_whole(build_model(cfg), state, cfg.load_from, _REMEDY, force=force)

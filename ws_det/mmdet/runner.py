@@ -11,6 +11,7 @@ from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 
+from ws_det.checks import check_file, check_writable
 from ws_det.errors import InputError, one_sentence
 from ws_det.lock import alone_in
 from ws_det.mmdet import launch, preflight
@@ -138,14 +139,17 @@ def test(
         with launch.refuse_together():
             if out and Path(out).suffix not in (".pkl", ".pickle"):
                 raise InputError(f"--out {out} must end in .pkl: predictions are pickled")
+            if out and launch.is_local_main():
+                check_file(out, "--out")
+            if show_dir and launch.is_local_main():
+                check_writable(show_dir, "--show-dir")
             cfg = load_config(cfg_path, cfg_options, data_root, work_dir, parts=("test",))
             cfg.load_from, cfg.resume = checkpoint, False
             complete(cfg, launcher)
             if show_dir:
                 _show(cfg, show_dir)
             if launch.is_local_main():
-                folders = [out and str(Path(out).parent), show_dir]
-                preflight.check_test(cfg, [folder for folder in folders if folder], force)
+                preflight.check_test(cfg, force)
         use_safe_loader()
         runner = AccumulatingRunner.from_cfg(cfg)
         if out:

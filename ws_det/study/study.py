@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from ws_det.bench.machine import describe_machine
-from ws_det.checks import check_writable
+from ws_det.checks import check_file, check_writable
 from ws_det.errors import InputError
 from ws_det.files import write_text
 from ws_det.report import write_json
@@ -38,6 +38,7 @@ def run_study(
         raise InputError(f"--jobs {jobs} is too few: give 1 or more")
     for flag, folder in (("--work-dir", work_dir), ("--out", out)):
         check_writable(str(folder), flag)
+    check_file(str(out.with_suffix(".md")), "--out")
     study = module_of(name)
     plan = partial(study.plan, quick=quick)
     if images:
