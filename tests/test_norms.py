@@ -245,3 +245,94 @@ def test_no_item_in_any_forward():
 def test_public_names():
     """Oracle: what the adapters and users import."""
     assert set(norms.__all__) == {"EstBatchNorm2d", "BatchChannelNorm2d", "average_estimates"}
+
+
+@pytest.mark.parametrize("norm", ["EstBN", "BCN estimate"])
+def test_one_bad_image_does_not_spoil_the_estimates(norm):
+    """Oracle: the layer that never saw it; in a plain loop, as torch's batch norm recovers too."""
+    layer = NORMS[norm]()
+    x, bad = torch.randn(2, 8, 6, 5), torch.randn(2, 8, 6, 5)
+    layer(x)
+    twin = copy.deepcopy(layer)
+    for value in (float("nan"), float("inf"), 1e30):  # 1e30 is finite, its square is not
+        bad[1, 2:5, 3, 3] = value
+        out = layer(bad)
+        assert not out[:, 2:5].isfinite().all() or value == 1e30  # it is not hidden
+    for name, buffer in layer.named_buffers():
+        assert buffer.isfinite().all(), name
+        if buffer.ndim:  # not the counter
+            assert torch.equal(buffer[2:5], dict(twin.named_buffers())[name][2:5]), name
+    assert layer.train()(x).isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("norm", "how"),
+    # The inner norm of the large-batch form is torch's, which takes the type of what is assigned.
+    [(n, h) for n in NORMS for h in ("to", "built", "loaded") if (n, h) != ("BCN", "loaded")],
+)
+def test_a_half_model_keeps_its_statistics_in_float32(norm, dtype, how):
+    """Oracle: the float32 layer. The variance of values of 300 is beyond float16."""
+    layer = NORMS[norm]()
+    x = (300 * torch.randn(4, 8, 9, 9)).to(dtype)
+    reference = copy.deepcopy(layer)
+    if how == "to":
+        layer = layer.to(dtype)
+    elif how == "built":
+        kind = {"EstBN": EstBatchNorm2d, "BCN": BatchChannelNorm2d}[norm.partition(" ")[0]]
+        options = dict(estimate="estimate" in norm) if kind is BatchChannelNorm2d else {}
+        groups = (4,) if kind is BatchChannelNorm2d else ()
+        layer = kind(8, *groups, dtype=dtype, **options)
+    else:
+        layer.load_state_dict(copy.deepcopy(layer).half().state_dict(), assign=True)
+        layer = layer.to(dtype)
+    for _ in range(30):
+        out, expected = layer(x), reference(x.float())
+    assert out.dtype == dtype and next(layer.parameters()).dtype == dtype
+    for name, buffer in reference.named_buffers():
+        own = dict(layer.named_buffers())[name]
+        assert own.dtype == buffer.dtype
+        torch.testing.assert_close(own, buffer, rtol=1e-5, atol=1e-3)
+    # Both halves' parameters are 1 and 0 here; the rest is the rounding of the output.
+    assert (out.float() - expected).abs().max() <= 16 * torch.finfo(dtype).eps
+    layer.eval(), reference.eval()
+    assert (layer(x).float() - reference(x.float())).abs().max() <= 16 * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("estimate", [False, True])
+@pytest.mark.parametrize("kind", ["forward", "forward_pre", "full_backward", "all modules"])
+def test_hooks_of_the_inner_norm_fire(estimate, kind):
+    """Oracle: torch calls a child's hooks; the output with them is that without, to rounding."""
+    layer = BatchChannelNorm2d(8, 4, estimate=estimate).double()
+    twin = copy.deepcopy(layer)
+    seen = []
+    if kind == "all modules":
+        handle = nn.modules.module.register_module_forward_hook(lambda m, *_: seen.append(m))
+    else:
+        handle = getattr(layer.bn, f"register_{kind}_hook")(lambda m, *_: seen.append(m))
+    try:
+        x = torch.randn(2, 8, 5, 5, dtype=torch.float64, requires_grad=True)
+        out = layer(x)
+        out.square().sum().backward()
+    finally:
+        handle.remove()
+    assert layer.bn in seen
+    torch.testing.assert_close(out, twin(x), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(layer.bn.running_var, twin.bn.running_var)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_one_value_per_channel(norm):
+    """An image of one cell. Oracle: torch refuses to train a batch norm on it; others are norms."""
+    layer = NORMS[norm]().double()
+    x = 1e4 * torch.randn(1, 8, 1, 1, dtype=torch.float64)
+    if norm == "BCN":
+        with pytest.raises(ValueError, match="more than 1 value per channel"):
+            layer(x)
+    else:
+        state = {"mean": torch.zeros(8).double(), "var": torch.ones(8).double()}
+        out = layer(x)
+        if norm == "BCN estimate":
+            expected = bcn_oracle(layer, x, state, True)
+            torch.testing.assert_close(out, expected, rtol=1e-10, atol=1e-10)
+    assert layer.eval()(x).isfinite().all()

@@ -159,10 +159,11 @@ def test_under_autocast(norm: str, reentrant: bool) -> None:
         assert (own - other).abs().max() <= bound, name
 
 
+@pytest.mark.parametrize("times", [1, 2])
 @pytest.mark.parametrize("outside", [True, False])
 @pytest.mark.parametrize("norm", ["EstBN", "BCN", "BCN estimate"])
-def test_with_the_compiler(norm: str, outside: bool, reentrant: bool) -> None:
-    """A compiled net in checkpointing, and checkpointing in a compiled net; a segment comes twice.
+def test_with_the_compiler(norm: str, outside: bool, times: int, reentrant: bool) -> None:
+    """A compiled net in checkpointing, and checkpointing in a compiled net, once and twice.
 
     The compiler sums in another order.
     """
@@ -174,14 +175,16 @@ def test_with_the_compiler(norm: str, outside: bool, reentrant: bool) -> None:
     compiled = partial(torch.compile, backend="aot_eager")
     inner = compiled(model) if outside else model
 
-    def twice(x: Tensor) -> Tensor:
-        return repeat(inner, repeat(inner, x))
+    def segments(x: Tensor) -> Tensor:
+        for _ in range(times):
+            x = repeat(inner, x)
+        return x
 
-    call = twice if outside else compiled(twice)
+    call = segments if outside else compiled(segments)
     for _ in range(3):
         x = draw(2, 3, 6, 6).requires_grad_()
         call(x).square().mean().backward()
-        twin(twin(x)).square().mean().backward()
+        (twin(twin(x)) if times == 2 else twin(x)).square().mean().backward()
         check_equal(model, twin)
 
 
