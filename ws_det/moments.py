@@ -77,13 +77,14 @@ def move_estimates(
         those again before backward.
     """
     mean, rest, var = moments
-    if not torch.jit.is_scripting() and is_compiling() and not is_exporting():
-        offset, new_mean, new_var, kept_mean, kept_var = _move_when_run(
-            mean, rest, var, running_mean, running_var, momentum, keep_finite
-        )
-        running_mean.copy_(kept_mean)
-        running_var.copy_(kept_var)
-        return offset, new_mean, new_var
+    if not torch.jit.is_scripting():  # noqa: SIM102  TorchScript leaves out such branches only
+        if is_compiling() and not is_exporting():
+            offset, new_mean, new_var, kept_mean, kept_var = _move_when_run(
+                mean, rest, var, running_mean, running_var, momentum, keep_finite
+            )
+            running_mean.copy_(kept_mean)
+            running_var.copy_(kept_var)
+            return offset, new_mean, new_var
     old_mean, old_var, moves = running_mean, running_var, True
     if not torch.jit.is_scripting():
         old_mean, old_var = begin(mean, var, running_mean, running_var)
