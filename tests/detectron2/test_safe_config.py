@@ -12,6 +12,7 @@ from tests.detectron2.conftest import DEMO
 from tests.watched import watched
 from ws_det.detectron2.config import load_recipe
 from ws_det.detectron2.recipe import LazyRecipe
+from ws_det.detectron2.registry import add_ws_config
 from ws_det.detectron2.safe_config import load_yaml
 from ws_det.errors import InputError
 from ws_det.paths import framework_of
@@ -118,3 +119,15 @@ def test_a_saved_config_trains_on_the_same_images(coco_set: Path, tmp_path: Path
         batches = iter(recipe.build_train_loader(seed=7, skip=3))
         orders.append([image["file_name"] for _ in range(6) for image in next(batches)])
     assert orders[0] == orders[1]
+
+
+def test_what_a_run_dumps_is_read_again(tmp_path: Path) -> None:
+    """All keys, those of ws_det too, as Detectron2 reads them and in nodes of its own class."""
+    cfg = load_recipe("mask_rcnn_R_50_FPN_2x_bcn_ws.yaml", ["MODEL.WS.NUM_GROUPS=8"]).cfg
+    (tmp_path / "config.yaml").write_text(cfg.dump())
+    again = load_recipe(str(tmp_path / "config.yaml")).cfg
+    expected = get_cfg()
+    add_ws_config(expected)
+    expected.merge_from_file(str(tmp_path / "config.yaml"))
+    assert again == expected and again.MODEL.WS.NUM_GROUPS == 8
+    assert {type(cfg), type(again.MODEL), type(again.MODEL.WS), type(again.SOLVER)} == {CfgNode}

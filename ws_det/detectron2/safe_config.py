@@ -35,10 +35,11 @@ def load_yaml(path: str) -> DictConfig | CfgNode:
     content = read_yaml(path, _LazyLoader)
     if isinstance(content, dict) and "dataloader" in content:
         return OmegaConf.create(content, flags={"allow_objects": True})
-    cfg = _SafeCfgNode(get_cfg())
+    cfg = get_cfg()
     add_ws_config(cfg)
-    cfg.merge_from_file(path)
-    return cfg
+    read = _SafeCfgNode(cfg)
+    read.merge_from_file(path)
+    return CfgNode(read)
 
 
 class _SafeCfgNode(CfgNode):
