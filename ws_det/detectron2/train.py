@@ -31,6 +31,7 @@ from ws_det.detectron2.trainer import AccumulatingTrainer
 from ws_det.detectron2.weights import SafeCheckpointer, next_run_in
 from ws_det.errors import InputError
 from ws_det.guard import NanGuard
+from ws_det.leaving import leave_group
 from ws_det.lock import alone_in
 from ws_det.paths import find_config
 from ws_det.report import closing_line, write_json
@@ -106,7 +107,18 @@ def run(
 
 
 def _work(job: Job) -> None:
-    """What each process does."""
+    """What each process does.
+
+    After an error it keeps its group, for the others fail as soon as that is gone, and the error
+    that the user is told is that of the process which ends first.
+    """
+    _run(job)
+    comm._LOCAL_PROCESS_GROUP = None  # Detectron2 holds the groups in two places
+    comm._get_global_gloo_group.cache_clear()
+    leave_group()
+
+
+def _run(job: Job) -> None:
     recipe, line = _load(job, comm.get_world_size())
     with _alone(recipe, job, comm.is_main_process()):
         comm.synchronize()  # a refused run leaves no logs of its other processes

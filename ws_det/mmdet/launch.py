@@ -14,6 +14,7 @@ from torch import distributed as dist
 
 from ws_det.checks import check_gpus
 from ws_det.errors import InputError
+from ws_det.leaving import leaving_group
 
 T = TypeVar("T")
 LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
@@ -61,13 +62,8 @@ def process_group(launcher: str) -> Iterator[str]:
         yield launcher
         return
     _join(launcher)
-    try:
+    with leaving_group():
         yield launcher
-    except (InputError, SystemExit):
-        # All refuse together. A process that ends with the group open can be aborted instead.
-        dist.destroy_process_group()
-        raise
-    dist.destroy_process_group()
 
 
 def is_local_main() -> bool:
