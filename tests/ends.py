@@ -1,20 +1,23 @@
-"""Runs of several processes, one after the other, each process ended by Python as it ends any.
+"""Runs of two processes, one run after the other, and each process ended by Python as it ends any.
 
 They are forked from this process, which has imported what takes long. The argument is JSON:
     modules: what is slow to import
     starts: for each run ["module:function", [argument, ...]]
-    log: where the output of the runs goes; ``{port}`` in an argument is a free port
+    log: where the output of the runs goes
 It prints JSON for each run: the exit codes of its two processes, and the threads of gloo that were
-left in them when the function had returned.
+left in each when the function had returned.
 """
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
 import re
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +25,12 @@ from tests.killed import free_port
 from ws_det.errors import run_tool
 
 PROCESSES = 2
+GOOD = {"codes": [0] * PROCESSES, "left": [[]] * PROCESSES}
+REPO = Path(__file__).resolve().parents[1]
 
 
 def gloo_threads() -> list[str]:
-    """Of this process, as the system names them; those that take Python's lock are its workers."""
+    """Of this process, as the system names them: the workers, which take Python's lock."""
     names = (Path(task, "comm").read_text().strip() for task in Path("/proc/self/task").iterdir())
     return [name for name in names if name.startswith("pt_gloo")]
 
@@ -38,7 +43,7 @@ def be(rank: int, port: int, function: str, arguments: list[str]) -> None:
     try:
         run_tool(lambda: getattr(importlib.import_module(module), name)(arguments))
     finally:
-        print(f"left {json.dumps(gloo_threads())}", flush=True)
+        print(f"\nleft {json.dumps(gloo_threads())}", flush=True)
 
 
 def run(log: Path, function: str, arguments: list[str]) -> dict[str, Any]:
@@ -56,7 +61,7 @@ def run(log: Path, function: str, arguments: list[str]) -> dict[str, Any]:
         sys.exit(0)  # not os._exit: the end is what is looked at
     codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
     left = re.findall(r"^left (\[.*\])$", log.read_text(), re.MULTILINE)
-    return {"codes": codes, "left": [name for line in left for name in json.loads(line)], "told": len(left)}
+    return {"codes": codes, "left": [json.loads(line) for line in left]}
 
 
 def main() -> None:
@@ -64,12 +69,35 @@ def main() -> None:
     job = json.loads(sys.argv[1])
     for module in job["modules"]:
         importlib.import_module(module)
+    gc.freeze()  # a collection looks at what the run made alone, which halves its time
     for number, (function, arguments) in enumerate(job["starts"]):
         log = Path(f"{job['log']}.{number}")
         result = run(log, function, arguments)
         print(json.dumps(result), flush=True)
-        if result == {"codes": [0] * PROCESSES, "left": [], "told": PROCESSES}:
+        if result == GOOD:
             log.unlink()
+
+
+def check_ends(job: dict[str, Any], progress: int = 50) -> None:
+    """Do the runs in a process of its own, and ask that each ends well, with no thread left."""
+    began, good = time.time(), 0
+    command = [sys.executable, "-m", "tests.ends", json.dumps(job)]
+    environment = os.environ | {"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
+    bad = []
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as runs:
+        for line in filter(lambda line: line.startswith('{"codes"'), runs.stdout):
+            result = json.loads(line)
+            if result == GOOD:
+                good += 1
+            else:
+                log = Path(f"{job['log']}.{good + len(bad)}").read_text()
+                bad.append(f"{job['starts'][good + len(bad)]}: {result}\n{log[-2000:]}")
+            if (good + len(bad)) % progress == 0:
+                spent, load = time.time() - began, os.getloadavg()[0]
+                print(f"{good} ended well, {len(bad)} not; {spent:.0f} s, load {load}", flush=True)
+    print(f"{good} runs of two processes ended well, {len(bad)} not")
+    assert not bad, "\n".join(bad)
+    assert good == len(job["starts"])
 
 
 if __name__ == "__main__":

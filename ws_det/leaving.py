@@ -46,7 +46,7 @@ def leave_group() -> None:
         return
     dist.destroy_process_group()
     for model in gc.get_objects():
-        if issubclass(type(model), DistributedDataParallel):
+        if DistributedDataParallel in type(model).__mro__:
             # The group last: the reducer would join with Python's lock held, and never end.
             for name in ("logger", "reducer", "process_group"):
                 vars(model).pop(name, None)
