@@ -18,6 +18,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -78,26 +79,27 @@ def main() -> None:
             log.unlink()
 
 
-def check_ends(job: dict[str, Any], progress: int = 50) -> None:
-    """Do the runs in a process of its own, and ask that each ends well, with no thread left."""
-    began, good = time.time(), 0
+def results_of(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Do the runs in a process of its own."""
     command = [sys.executable, "-m", "tests.ends", json.dumps(job)]
     environment = os.environ | {"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
-    bad = []
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as runs:
-        for line in filter(lambda line: line.startswith('{"codes"'), runs.stdout):
-            result = json.loads(line)
-            if result == GOOD:
-                good += 1
-            else:
-                log = Path(f"{job['log']}.{good + len(bad)}").read_text()
-                bad.append(f"{job['starts'][good + len(bad)]}: {result}\n{log[-2000:]}")
-            if (good + len(bad)) % progress == 0:
-                spent, load = time.time() - began, os.getloadavg()[0]
-                print(f"{good} ended well, {len(bad)} not; {spent:.0f} s, load {load}", flush=True)
-    print(f"{good} runs of two processes ended well, {len(bad)} not")
+        yield from (json.loads(line) for line in runs.stdout if line.startswith('{"codes"'))
+
+
+def check_ends(job: dict[str, Any]) -> None:
+    """Ask that each run ends well, with no thread left."""
+    began, bad, number = time.time(), [], 0
+    for number, result in enumerate(results_of(job), start=1):
+        if result != GOOD:
+            log = Path(f"{job['log']}.{number - 1}").read_text()
+            bad.append(f"{job['starts'][number - 1]}: {result}\n{log[-2000:]}")
+        if number % 50 == 0:
+            spent, load = time.time() - began, os.getloadavg()[0]
+            print(f"{number} runs, {len(bad)} bad; {spent:.0f} s, load {load:.1f}", flush=True)
+    print(f"{number - len(bad)} runs of two processes ended well, {len(bad)} not")
     assert not bad, "\n".join(bad)
-    assert good == len(job["starts"])
+    assert number == len(job["starts"])
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 
 import ws_det.mmdet  # noqa: F401
 from ws_det import BatchChannelNorm2d, EstBatchNorm2d, WSConv2d
+from ws_det.leaving import leave_group
 from ws_det.mmdet.hooks import CompileHook, stopped_statistics
 from ws_det.normalization import est_batch_norm
 from ws_det.norms import average_estimates
@@ -40,7 +41,7 @@ def _process(rank, function, port, tmp_path):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=2)
     torch.save(function(rank), tmp_path / f"{rank}.pth")
-    dist.destroy_process_group()
+    leave_group()
 
 
 def images(rank, step):
