@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ws_det.intake import Intake
 from ws_det.norms import EstBatchNorm2d, average_estimates
 
 
@@ -77,10 +78,18 @@ class StepEstimates:
         return {"passes": self.passes, "sum": self._sum}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up an unfinished step, when the module has its estimates back."""
+        """Take up an unfinished step, when the module has its estimates back.
+
+        Raises:
+            InputError: If it is of other estimates.
+        """
         self.passes = 0
         self.begin_pass()
-        self.passes, self._sum = state["passes"], state["sum"].to(self._start)
+        intake = Intake("the resumed checkpoint")
+        state = intake.table(state, "estimates")
+        passes = intake.count(state.get("passes"), "estimates.passes", least=1)
+        self._sum = intake.tensor(state.get("sum"), self._start, "estimates.sum").to(self._start)
+        self.passes = passes
 
     def _read(self) -> Tensor:
         return torch.cat(self._buffers)

@@ -11,6 +11,7 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 from ws_det.curves import draw_curves
+from ws_det.intake import Intake, is_name, is_plain
 from ws_det.report import KINDS, write_json
 
 
@@ -67,8 +68,18 @@ class CurvesHook(HookBase):
         return {"losses": {name: torch.tensor(v) for name, v in self._losses.items()}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the losses of the run that is resumed."""
-        self._losses = {name: v.tolist() for name, v in state_dict["losses"].items()}
+        """Take up the losses of the run that is resumed.
+
+        Raises:
+            InputError: If they are none.
+        """
+        intake = Intake("the resumed checkpoint")
+        losses = intake.table(state_dict, "CurvesHook").get("losses")
+        losses = intake.table(losses, "CurvesHook.losses")
+        for name, values in losses.items():
+            if not is_name(name) or not is_plain(values) or values.ndim != 1:
+                raise intake.refuse("CurvesHook.losses", values, "a list of numbers by name")
+        self._losses = {name: values.tolist() for name, values in losses.items()}
 
     def _draw(self, done: int) -> None:
         if self._losses:

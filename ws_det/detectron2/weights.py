@@ -11,7 +11,9 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils.file_io import PathManager
 
 from ws_det.checkpoint import load_checkpoint, save_checkpoint, state_dict_of
-from ws_det.errors import InputError
+from ws_det.detectron2.intake import admit
+from ws_det.detectron2.trainer import AccumulatingTrainer
+from ws_det.errors import InputError, first_line
 from ws_det.files import remove_parts, write_text
 from ws_det.formats import FORMATS, Format, convert_state, recognize
 from ws_det.formats.files import with_prefix
@@ -23,12 +25,38 @@ _log = logging.getLogger("detectron2.ws_det")  # below the one that Detectron2 s
 
 
 class SafeCheckpointer(DetectionCheckpointer):
-    """DetectionCheckpointer that reads tensors and plain data only, and others' keys."""
+    """DetectionCheckpointer that reads tensors and plain data only, and others' keys.
+
+    The checkpoint of a run it takes up only as far as it fits, see ``intake``.
+    """
+
+    _resumes = False
+
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
+        """Load weights, and the state of the run unless ``checkpointables`` is empty.
+
+        Raises:
+            InputError: If the checkpoint is not of this run.
+        """
+        trainer = self.checkpointables.get("trainer")
+        self._resumes = checkpointables is None and isinstance(trainer, AccumulatingTrainer)
+        try:
+            return super().load(path, checkpointables)
+        except InputError:
+            raise
+        except Exception as error:  # what does not fit makes Detectron2 and torch raise anything
+            if not self._resumes:
+                raise
+            raise InputError(
+                f"{path} is no checkpoint of this run ({first_line(error)}): resume from another, "
+                f"or start from its weights alone"
+            ) from error
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         if filename.endswith(".pkl"):
             return model_in(load_checkpoint(filename))
-        return loaded_model(filename)
+        loaded = loaded_model(filename)
+        return admit(loaded, filename, self.checkpointables["trainer"]) if self._resumes else loaded
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Save as Detectron2 does, but beside and renamed; a full disk is one sentence."""

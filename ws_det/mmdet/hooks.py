@@ -24,6 +24,8 @@ class SyncEstBNHook(Hook):
     warns of settings that stop running statistics without a word.
     """
 
+    checkpoint_keys = ("estimates",)
+
     def __init__(self) -> None:
         self._estimates: StepEstimates | None = None
         self._unfinished: dict[str, Any] | None = None
@@ -36,7 +38,7 @@ class SyncEstBNHook(Hook):
         """Begin a pass; warn of stopped statistics, once: only here every loop called train()."""
         if self._estimates is None:
             self._estimates = StepEstimates(runner.model)
-            if self._unfinished:
+            if self._unfinished is not None:
                 self._estimates.load_state_dict(self._unfinished)
             for message in stopped_statistics(runner.model):
                 runner.logger.warning(message)

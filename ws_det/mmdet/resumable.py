@@ -10,7 +10,9 @@ from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
 
 from ws_det.batch import change
+from ws_det.errors import InputError, first_line
 from ws_det.files import replacing
+from ws_det.mmdet.intake import admit
 from ws_det.mmdet.loops import RESUMABLE
 from ws_det.mmdet.resume import Point, batch_of, scale_rates
 from ws_det.mmdet.stream import resumable
@@ -23,6 +25,7 @@ class ResumableRunner(Runner):
     """
 
     point = Point()  # where the run is taken up
+    _resumed: str | None = None  # the file, while it is read
 
     def build_train_loop(self, loop: dict) -> BaseLoop:
         """Build the loop, and let it begin where the run stopped."""
@@ -45,8 +48,23 @@ class ResumableRunner(Runner):
         return super().build_train_loop({**settings, "type": RESUMABLE[kind]})
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
-        """Take up a run, and say what another number of GPUs changes."""
-        super().resume(filename, *args, **kwargs)
+        """Take up a run, and say what another number of GPUs changes.
+
+        Raises:
+            InputError: If the checkpoint is not of this run.
+        """
+        self._resumed = filename
+        try:
+            super().resume(filename, *args, **kwargs)
+        except InputError:
+            raise
+        except Exception as error:  # what does not fit makes MMEngine and torch raise anything
+            raise InputError(
+                f"{filename} is no checkpoint of this run ({first_line(error)}): resume from "
+                f"another, or start from its weights alone"
+            ) from error
+        finally:
+            self._resumed = None
         self.train_loop._iter = self.point.iter
         point, new = self.point, batch_of(self.cfg)
         if point.batch in (None, new):
@@ -59,6 +77,12 @@ class ResumableRunner(Runner):
         if isinstance(self.train_loop, IterBasedTrainLoop):
             place = f"iteration {point.iter} after as many images as before"
         self.logger.warning(change(point.batch, new, place, scaled))
+
+    def call_hook(self, fn_name: str, **kwargs: Any) -> None:
+        """Call all hooks; before they see a checkpoint it is sorted, see ``intake``."""
+        if fn_name == "after_load_checkpoint":
+            admit(self, kwargs["checkpoint"], self._resumed)
+        super().call_hook(fn_name, **kwargs)
 
     def save_checkpoint(
         self, out_dir: str, filename: str, *args: Any, save_optimizer: bool = True, **kwargs: Any

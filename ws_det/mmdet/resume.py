@@ -18,12 +18,13 @@ from torch import distributed as dist
 from torch import nn
 
 from ws_det.batch import Batch
-from ws_det.errors import InputError
+from ws_det.intake import Intake
+from ws_det.mmdet.intake import RUN, folder_of, names_of, place_of
 from ws_det.mmdet.weights import load_safely, peek_safely
 from ws_det.recovery import POINTER, Found, newest_whole, next_run
 from ws_det.seeding import STEP, seed_at
 
-_RUN, _GRADIENTS = "ws_det_run", "gradients"
+_GRADIENTS = "gradients"
 _UNFINISHED = (_GRADIENTS, "estimates")  # what belongs to a step that is to have more passes
 
 
@@ -61,17 +62,12 @@ class Point(NamedTuple):
         """Read from a checkpoint.
 
         Raises:
-            InputError: If it has only weights.
+            InputError: If it has only weights, or says what cannot be.
         """
-        meta = checkpoint.get("meta") or {}
-        if not {"epoch", "iter"} <= meta.keys() or "optimizer" not in checkpoint:
-            raise InputError(
-                f"{path} has weights alone, no state of a run to resume: start from it with "
-                f"--cfg-options load_from={path}"
-            )
-        run = meta.get(_RUN) or {}
+        meta = place_of(checkpoint, Intake(path))
+        run = meta.get(RUN) or {}
         batch = Batch(*run["batch"]) if run else None
-        place = meta["epoch"], meta["iter"], meta.get("seed"), batch
+        place = meta["epoch"], meta["iter"], meta["seed"], batch
         position = run.get("position", meta["iter"])
         return cls(path, *place, run.get("epoch_iters", 0), position, run.get("run", 0))
 
@@ -111,18 +107,16 @@ def _of_meta(checkpoint: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run_of(checkpoint: dict[str, Any]) -> Any:
-    run = _of_meta(checkpoint).get(_RUN)
+    run = _of_meta(checkpoint).get(RUN)
     return run.get("run") if isinstance(run, dict) else None
 
 
 def _checkpoints(cfg: Config) -> list[Path]:
     """The files in a config's work dir that are named as its checkpoints are."""
     settings = (cfg.get("default_hooks") or {}).get("checkpoint") or {}
-    folder = Path(cfg.work_dir)
-    if settings.get("out_dir"):  # the hook appends the last part of the work dir
-        folder = Path(settings["out_dir"]) / folder.name
+    folder = Path(folder_of(cfg.work_dir, settings.get("out_dir")))
     names = {"epoch_{}.pth", "iter_{}.pth", settings.get("filename_tmpl") or "epoch_{}.pth"}
-    patterns = [re.escape(name).replace(r"\{\}", r"\d+") for name in names]
+    patterns = [names_of(name) for name in names]
     files = list(folder.iterdir()) if folder.is_dir() else []
     return [file for file in files if any(re.fullmatch(p, file.name) for p in patterns)]
 
@@ -224,7 +218,7 @@ class ResumeHook(Hook):
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Add what a resume needs."""
         meta, point = checkpoint["meta"], point_of(runner)
-        meta[_RUN] = {
+        meta[RUN] = {
             "batch": tuple(batch_of(runner.cfg)),
             "epoch_iters": len(runner.train_dataloader),
             "position": point.position + meta["iter"] - point.iter,

@@ -7,14 +7,12 @@ from contextlib import nullcontext
 from difflib import get_close_matches
 from http.client import HTTPException
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 from urllib.parse import urlparse
 
 import mmengine
-import numpy as np
 import torch
-from mmengine.logging import HistoryBuffer, print_log
+from mmengine.logging import print_log
 from mmengine.runner.checkpoint import (
     CheckpointLoader,
     get_deprecated_model_names,
@@ -24,6 +22,7 @@ from mmengine.runner.checkpoint import (
 from ws_det.checkpoint import load_checkpoint, state_dict_of
 from ws_det.errors import InputError
 from ws_det.formats import convert_state, recognize
+from ws_det.mmdet.pickled import harmless
 
 
 def load_safely(reference: str) -> dict[str, Any]:
@@ -43,7 +42,7 @@ def load_safely(reference: str) -> dict[str, Any]:
     """
     # Older than torch 2.5: only plain state dicts pass.
     safe_globals = getattr(torch.serialization, "safe_globals", nullcontext)
-    with safe_globals(_harmless()):
+    with safe_globals(harmless()):
         checkpoint = load_checkpoint(local_file(reference))
     return _with_own_names(checkpoint, reference)
 
@@ -51,7 +50,7 @@ def load_safely(reference: str) -> dict[str, Any]:
 def peek_safely(path: str) -> dict[str, Any]:
     """What ``load_safely`` gives, with the tensors left in the file and all names as they are."""
     safe_globals = getattr(torch.serialization, "safe_globals", nullcontext)
-    with safe_globals(_harmless()):
+    with safe_globals(harmless()):
         return load_checkpoint(path, mapped=True)
 
 
@@ -62,7 +61,9 @@ def use_safe_loader() -> None:
     """
 
     def load_safely_for_mmengine(filename: str, map_location: Any) -> dict[str, Any]:
-        return load_safely(filename)  # MMEngine moves the tensors while it copies them
+        checkpoint = load_safely(filename)  # MMEngine moves the tensors while it copies them
+        # It looks for weights under this name alone, and loads none without a word.
+        return {"state_dict": state_dict_of(checkpoint), **checkpoint}
 
     for prefix in list(CheckpointLoader._schemes):
         CheckpointLoader.register_scheme(prefix, load_safely_for_mmengine, force=True)
@@ -133,27 +134,3 @@ def _url(reference: str) -> str:
         near = get_close_matches(name, known, n=1, cutoff=0)
         raise InputError(f"{reference}: {scheme}:// has no {name!r}; did you mean {near[0]!r}?")
     return known[name]
-
-
-def _harmless() -> list[Any]:
-    """What MMEngine's training checkpoints hold besides tensors and plain data."""
-    core = getattr(np, "_core", None) or np.core
-    functions = {"_reconstruct": core.multiarray._reconstruct, "scalar": core.multiarray.scalar}
-    kinds = {type(np.dtype(kind)) for kind in "?bBhHiIlLqQefd"}
-    return [
-        HistoryBuffer,
-        np.ndarray,
-        np.dtype,
-        *kinds,
-        (_history_method, "builtins.getattr"),
-        # numpy 1 and numpy 2 write different names, and either may be read by the other.
-        *((f, f"numpy.core.multiarray.{name}") for name, f in functions.items()),
-        *((f, f"numpy._core.multiarray.{name}") for name, f in functions.items()),
-    ]
-
-
-def _history_method(owner: Any, name: str) -> Any:
-    """The only ``getattr`` in such a checkpoint: a statistic of HistoryBuffer."""
-    if owner is not HistoryBuffer or name not in ("min", "max", "mean", "current"):
-        raise UnpicklingError(f"it reads {name!r} of {owner!r}")
-    return getattr(owner, name)
