@@ -157,7 +157,8 @@ def odd_values(chance: random.Random, old: Any) -> Any:
             lambda: new.to_sparse(), lambda: torch.empty(shape, device="meta"),
             lambda: torch.zeros(1).expand(10**6, 10**6, 3, 3), lambda: nn.Parameter(new),
             lambda: torch.empty(0, 4, 3, 3), lambda: torch.zeros(2, 2, 2, 2, 2, 2, 2),
-            lambda: np.ones(3),
+            lambda: np.ones(3), lambda: torch.nested.nested_tensor([torch.ones(2)]),
+            lambda: torch.quantize_per_tensor(new, 0.1, 0, torch.qint8),
         ]
     )()  # fmt: skip
 

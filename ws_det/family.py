@@ -69,6 +69,7 @@ def is_dense(value: Any) -> bool:
     """Whether a value is a tensor whose elements are there: not sparse, not one of few expanded."""
     return (
         isinstance(value, Tensor)
+        and not (value.is_nested or value.is_quantized)
         and value.layout is torch.strided
         and value.device.type != "meta"
         and value.numel() * value.element_size() <= value.untyped_storage().nbytes()

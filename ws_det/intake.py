@@ -18,10 +18,12 @@ import torch
 from torch import nn
 
 from ws_det.errors import InputError, warn
+from ws_det.family import is_dense
 
 _MOST = 10**9  # no run counts further
 _EXACT = 2**53  # whole numbers above are not exact as a float
 _SEEDS = 2**32  # of numpy
+_BATCH = 4096  # images of a step; those that are past are counted off one by one
 
 
 class Intake:
@@ -73,6 +75,10 @@ class Intake:
             raise self.refuse(name, given, f"a whole number from {least} to {most}")
         return given
 
+    def images(self, given: Any, steps: int, name: str) -> int:
+        """Images, or batches of them, that were seen in some steps."""
+        return self.count(given, name, most=min(_BATCH * max(steps, 1), _MOST))
+
     def seed(self, given: Any, name: str) -> int | None:
         """A seed of numpy, or None."""
         return None if given is None else self.count(given, name, most=_SEEDS - 1)
@@ -86,7 +92,7 @@ class Intake:
     def like(self, given: Any, own: Any, name: str) -> Any:
         """A value that may stand for the run's own: of that kind, and that structure.
 
-        Flags stay as they are here; one that the checkpoint lacks is of another version.
+        Flags and what is None here stay; one that the checkpoint lacks is of another version.
 
         Args:
             given: Of the checkpoint.
@@ -113,12 +119,10 @@ class Intake:
             return type(own)([self.like(*pair, f"{name}.{index}") for index, pair in parts])
         if isinstance(own, torch.Tensor):
             return self.tensor(given, own, name)
-        if isinstance(own, str) and given != own:
+        if isinstance(own, str) and (type(given) is not str or given != own):
             raise self.refuse(name, given, f"{own!r} as here")
         if type(own) in (int, float):
             return self._number(given, own, name)
-        if own is None and (given is None or type(given) in (int, float)):
-            return given if given is None else self._number(given, own, name)
         if type(own) is not type(given) or own != given:
             self.leave("", [name])
         return own
@@ -127,7 +131,7 @@ class Intake:
         """A copy of a tensor that has the shape of the run's own."""
         if own.numel() == 1 and isinstance(given, (int, float)):  # a step of an older torch
             given = torch.tensor(self._number(given, None, name), dtype=own.dtype)
-        if not is_plain(given) or given.shape != own.shape:
+        if not is_dense(given) or given.shape != own.shape:
             raise self.refuse(name, given, f"numbers of shape {tuple(own.shape)}")
         if given.is_complex() or given.is_floating_point() != own.is_floating_point():
             raise self.refuse(name, given, f"numbers of {own.dtype}")
@@ -173,7 +177,8 @@ class Intake:
 
     def scaler(self, given: Any, own: dict[str, Any], name: str) -> dict[str, Any]:
         """The state of a loss scale, if it is on in both runs."""
-        taken = self.like(given, own, name) if own and given != {} else {}
+        is_off = not own or (isinstance(given, dict) and not given)
+        taken = {} if is_off else self.like(given, own, name)
         if taken and not taken["scale"] > 0:
             raise self.refuse(f"{name}.scale", taken["scale"], "above 0")
         return taken
@@ -183,6 +188,9 @@ class Intake:
     ) -> dict[str, Any]:
         """What an optimizer keeps of one parameter."""
         given = {k: v for k, v in self.table(given, name).items() if v is not None}
+        for key, value in given.items():
+            if isinstance(value, torch.Tensor) and not is_dense(value):
+                raise self.refuse(f"{name}.{_key(key)}", value, "numbers")
         if kept is None or not given:
             return given
         self.leave(name, (key for key in given if key not in kept))
@@ -191,8 +199,6 @@ class Intake:
             if key not in given:
                 raise self.refuse(f"{name}.{key}", None, "there")
             like = parameter if getattr(own, "shape", None) == _PROBE else own
-            if isinstance(like, torch.Tensor) and 1 < like.numel() < parameter.numel():
-                like = given[key] if is_plain(given[key]) else like  # sums over rows or columns
             taken[key] = self.like(given[key], like, f"{name}.{key}")
         return taken
 
@@ -201,7 +207,7 @@ class Intake:
             far = type(given) is float and own is not None and not isfinite(own)
             if not far:  # the best of a metric begins at infinity
                 raise self.refuse(name, given, "a number of a run")
-        if own is not None and 0 <= own < _EXACT and given < 0:
+        if own is not None and 0 <= own < _MOST and given < 0:
             raise self.refuse(name, given, "0 or more")
         return given
 
@@ -216,33 +222,27 @@ _PROBE = (2, 3)
 def _kept_of_a_parameter(
     optimizer: torch.optim.Optimizer, group: dict[str, Any]
 ) -> dict[str, Any] | None:
-    """What an optimizer has kept of a parameter after a step, shown by one of six zeros."""
+    """What an optimizer has kept of a parameter after a step, shown by one of six zeros.
+
+    Returns:
+        None if it cannot be asked like this: somebody's own, or one whose sums depend on the shape.
+    """
     parameter = nn.Parameter(torch.zeros(_PROBE))
     parameter.grad = torch.zeros(_PROBE)
     try:
         probe = copy.copy(optimizer)
         probe.state, probe.param_groups = defaultdict(dict), [{**group, "params": [parameter]}]
         type(probe).step(probe)
-    except Exception:  # somebody's own optimizer, which cannot be asked like this
+    except Exception:
         return None
-    return dict(probe.state[parameter])
+    kept = dict(probe.state[parameter])
+    sums = (v.shape for v in kept.values() if isinstance(v, torch.Tensor) and v.numel() > 1)
+    return kept if all(shape == _PROBE for shape in sums) else None
 
 
 def is_name(key: Any) -> bool:
     """Whether a key can be the name of a curve, which goes into pictures and logs."""
     return isinstance(key, str) and re.fullmatch(r"[\w./@:%+ -]{1,200}", key) is not None
-
-
-def is_plain(value: Any) -> bool:
-    """Whether a value is a tensor whose numbers are all in memory, each once."""
-    return (
-        type(value) in (torch.Tensor, nn.Parameter)
-        and not value.is_nested
-        and value.layout is torch.strided
-        and value.device.type != "meta"
-        and not value.is_quantized
-        and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
-    )
 
 
 def _key(key: Any) -> str:

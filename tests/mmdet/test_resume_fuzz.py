@@ -266,16 +266,54 @@ def test_an_honest_resume_goes_on(runs: Runs, tmp_path: Path) -> None:
     assert [p.name for p in (tmp_path / "resumed").glob("best*")] == ["best_score_iter_6.pth"]
 
 
-def honest(runs: Runs, folder: Path) -> tuple[dict[str, Any], Path]:
-    """A checkpoint in the middle of a step, and its work dir."""
+def honest(runs: Runs, folder: Path) -> dict[str, Any]:
+    """A checkpoint in the middle of a step."""
     runs.start(folder / "honest")
     content = load_safely(str(folder / "honest/iter_5.pth"))
     assert {"gradients", "estimates", "ema_state_dict", "optimizer"} <= content.keys()
-    return content, folder / "honest"
+    return content
+
+
+def test_a_run_deletes_its_own(runs: Runs, tmp_path: Path) -> None:
+    """The best of before and what is no longer kept, and no other file."""
+    content, work = honest(runs, tmp_path), tmp_path / "work"
+    work.mkdir()
+    info = content["message_hub"]["runtime_info"]
+    info |= {"best_ckpt": str(work / "best_score_iter_3.pth"), "keep_ckpt_ids": [4, 5]}
+    torch.save(content, work / "iter_5.pth")
+    for name in ("best_score_iter_3.pth", "iter_4.pth", "iter_1.pth", "best_of_mine.pth", "notes"):
+        (work / name).write_text("")
+    runs.start(work, work / "iter_5.pth")
+    left = {path.name for path in work.iterdir() if path.is_file()} - {"last_checkpoint"}
+    kept = {"iter_5.pth", "iter_6.pth", "best_score_iter_6.pth"}
+    assert {name for name in left if not name.startswith(".")} == kept | {
+        *("iter_1.pth", "best_of_mine.pth", "notes")
+    }
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("../outside/best_score_iter_3.pth", "link/best_score_iter_3.pth", "mine.txt", "."),
+        *("best_of_mine.pth", "sub/best_score_iter_1.pth", "best_score_iter_2.pth"),
+    ],
+)
+def test_another_file_stays(runs: Runs, tmp_path: Path, name: str) -> None:
+    """That is not of the hook's names or not in its folder, whatever its path looks like."""
+    content, work, outside = honest(runs, tmp_path), tmp_path / "work", tmp_path / "outside"
+    canaries(outside, work)
+    (work / "best_score_iter_2.pth").symlink_to(outside / "best_score_iter_3.pth")
+    before = snapshot(outside) | snapshot(work)
+    content["message_hub"]["runtime_info"]["best_ckpt"] = f"{work}/{name}"
+    torch.save(content, work / "iter_5.pth")
+    runs.start(work, work / "iter_5.pth")
+    assert (work / "best_score_iter_6.pth").is_file()
+    after = snapshot(outside) | snapshot(work)
+    assert [path for path in before if before[path] != after.get(path)] == []
 
 
 def attack(runs: Runs, cases: range, folder: Path) -> Counter[str]:
-    content, _ = honest(runs, folder)
+    content = honest(runs, folder)
     outside, outcomes = folder / "outside", Counter()
     for number in cases:
         seed = f"{runs.optimizer} {number}"

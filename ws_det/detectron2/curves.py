@@ -11,7 +11,8 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 from ws_det.curves import draw_curves
-from ws_det.intake import Intake, is_name, is_plain
+from ws_det.family import is_dense
+from ws_det.intake import Intake, is_name
 from ws_det.report import KINDS, write_json
 
 
@@ -77,7 +78,7 @@ class CurvesHook(HookBase):
         losses = intake.table(state_dict, "CurvesHook").get("losses")
         losses = intake.table(losses, "CurvesHook.losses")
         for name, values in losses.items():
-            if not is_name(name) or not is_plain(values) or values.ndim != 1:
+            if not is_name(name) or not is_dense(values) or values.ndim != 1:
                 raise intake.refuse("CurvesHook.losses", values, "a list of numbers by name")
         self._losses = {name: values.tolist() for name, values in losses.items()}
 

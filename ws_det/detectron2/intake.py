@@ -40,7 +40,8 @@ def admit(checkpoint: dict[str, Any], path: str, trainer: AccumulatingTrainer) -
     if "progress" in checkpoint:
         given = intake.table(checkpoint["progress"], "progress")
         batch = intake.batch(given.get("batch"), "progress.batch")
-        images = intake.count(given.get("images"), "progress.images")
+        steps = taken["trainer"]["iteration"] + 1
+        images = intake.images(given.get("images"), steps, "progress.images")
         run = intake.count(given.get("run", 0), "progress.run")
         taken["progress"] = {"batch": batch, "images": images, "run": run}
     intake.leave("", (key for key in checkpoint if key not in taken.keys() | {"iteration"}))
@@ -51,7 +52,8 @@ def admit(checkpoint: dict[str, Any], path: str, trainer: AccumulatingTrainer) -
 def _of_trainer(intake: Intake, given: Any, trainer: AccumulatingTrainer) -> dict[str, Any]:
     given = intake.table(given, "trainer")
     hooks = intake.table(given.get("hooks", {}), "trainer.hooks")
-    known = {type(hook).__qualname__: hook for hook in reversed(trainer._hooks)}
+    with_state = [hook for hook in trainer._hooks if hasattr(hook, "load_state_dict")]
+    known = {type(hook).__qualname__: hook for hook in reversed(with_state)}
     taken = {
         "iteration": intake.count(given.get("iteration"), "trainer.iteration"),
         "seed": intake.seed(given.get("seed", trainer.seed), "trainer.seed"),

@@ -177,7 +177,7 @@ def loaded_model(path: str) -> dict[str, Any]:
     found = recognize(state)
     if found not in (None, _OWN):
         state, rest = _converted(state, found, path), {}
-    elif not rest.pop("matching_heuristics", False):
+    elif rest.pop("matching_heuristics", False) is not True:
         return {**rest, "model": state}
     if not any(key.startswith("backbone.") for key in state):
         # by hand and not by Detectron2's heuristics, which lose the mark of folded weights

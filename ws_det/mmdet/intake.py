@@ -76,6 +76,7 @@ def place_of(checkpoint: dict[str, Any], intake: Intake) -> dict[str, Any]:
         run = intake.table(meta[RUN], f"meta.{RUN}")
         counts = {key: run[key] for key in ("epoch_iters", "position", "run") if key in run}
         taken[RUN] = {key: intake.count(n, f"meta.{RUN}.{key}") for key, n in counts.items()}
+        intake.images(counts.get("position", 0), taken["iter"], f"meta.{RUN}.position")
         taken[RUN]["batch"] = intake.batch(run.get("batch"), f"meta.{RUN}.batch")
     intake.leave("meta", (key for key in meta if key not in taken.keys() | _META_OF_A_RUN))
     return taken
