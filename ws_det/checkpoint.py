@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
 from collections import OrderedDict
@@ -38,7 +39,7 @@ def load_checkpoint(path: str | Path, mapped: bool = False) -> dict[str, Any]:
             tensors and plain data.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # Path's raises for a name that is too long
         raise InputError(f"no checkpoint at {path}: give the path of an existing file")
     try:
         loaded = _read(path, mapped)

@@ -158,7 +158,9 @@ class Intake:
         What it keeps of a parameter is asked of the optimizer itself.
         """
         given, own = self.table(given, name), optimizer.state_dict()["param_groups"]
-        groups = self.like(given.get("param_groups"), own, f"{name}.param_groups")
+        groups = self.listed(given.get("param_groups"), f"{name}.param_groups")
+        own = [_with_initial(*pair) for pair in zip(own, groups, strict=False)] + own[len(groups) :]
+        groups = self.like(groups, own, f"{name}.param_groups")
         if [group["params"] for group in groups] != [group["params"] for group in own]:
             raise InputError(
                 f"{self.path} is no checkpoint of this run, its {name} is for other parameters: "
@@ -217,6 +219,12 @@ class Intake:
 
 
 _PROBE = (2, 3)
+
+
+def _with_initial(own: dict[str, Any], given: Any) -> dict[str, Any]:
+    """A group with the first values of what is scheduled: a schedule may be made later."""
+    names = [f"initial_{key}" for key, value in own.items() if type(value) in (int, float)]
+    return {n: own[n[8:]] for n in names if isinstance(given, dict) and n in given} | own
 
 
 def _kept_of_a_parameter(

@@ -79,7 +79,9 @@ def start(optimizer: str, folder: Path, resume: bool = True) -> AccumulatingTrai
     trainer = AccumulatingTrainer(model, made, seed=3, accumulation=2)
     progress = Progress(trainer, Batch(1, 1, 2))
     checkpointer = SafeCheckpointer(model, str(folder), trainer=trainer, progress=progress)
-    schedule = LRMultiplier(made, CosineParamScheduler(1, 0.1), LAST)
+    schedule = CosineParamScheduler(1, 0.1)
+    if optimizer == "AdamW":  # as of a yaml config; the hook makes the other one's, later
+        schedule = LRMultiplier(made, schedule, LAST)
     trainer.register_hooks(
         [
             hooks.IterationTimer(),
