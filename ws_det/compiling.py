@@ -14,8 +14,9 @@ def _never() -> bool:
     return False
 
 
-# Since torch 2.3; before, a compiler traces the native kernels, which is as right.
-is_compiling = getattr(torch.compiler, "is_compiling", _never)
+# Before torch 2.4, which our operations cannot be described to, it traces the native kernels.
+_known = hasattr(torch.library, "register_fake")
+is_compiling = torch.compiler.is_compiling if _known else _never
 
 
 # Since torch 2.7; before, an exported graph of BCN calls an operation of ws_det.
@@ -66,7 +67,7 @@ def opaque(
     Args:
         schema: As ``torch.library`` takes it.
         function: What it does; no argument is changed in place.
-        fake: Tensors like its results, for a compiler.
+        fake: Tensors like its results, for a compiler; torch 2.4 or later asks for it.
 
     Returns:
         The operation.
@@ -77,10 +78,9 @@ def opaque(
     if not hasattr(ours, name):
         ours.library.define(schema)
         ours.library.impl(name, function, "CompositeExplicitAutograd")
-        _register_fake(f"ws_det::{name}", fake, lib=ours.library)
+        if hasattr(torch.library, "register_fake"):
+            torch.library.register_fake(f"ws_det::{name}", fake, lib=ours.library)
     return getattr(ours, name).default
 
 
-# Called so since torch 2.4.
-_register_fake = getattr(torch.library, "register_fake", torch.library.impl_abstract)
 _copy = opaque("copy(Tensor values) -> Tensor", torch.clone, torch.empty_like)

@@ -22,7 +22,7 @@ from ws_det.normalization import channel_norm, est_batch_norm
 from ws_det.recomputed import first_time, is_repeated
 
 _HALF = (torch.float16, torch.bfloat16)
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_HOOKS = ("forward", "forward_pre", "backward", "backward_pre")
 
 __all__ = ["BatchChannelNorm2d", "EstBatchNorm2d", "average_estimates"]
 
@@ -282,8 +282,10 @@ def _in_float32(norm: nn.Module) -> None:
 
 def _has_hooks(module: nn.Module) -> bool:
     """Whether somebody waits for calls of a module, or of all modules."""
-    own = (getattr(module, name) for name in _HOOKS)
-    return any(own) or nn.modules.module._has_any_global_hook()
+    of_all = nn.modules.module
+    return any(getattr(module, f"_{kind}_hooks") for kind in _HOOKS) or any(
+        getattr(of_all, f"_global_{kind}_hooks") for kind in _HOOKS
+    )
 
 
 def _check_momentum(momentum: float) -> None:

@@ -121,11 +121,15 @@ def _own(equal: list[_Record]) -> _Record:
     the pass. Inside a segment passes run again in their order.
     """
     now = torch._C._current_graph_task_id()
-    node = getattr(torch._C, "_current_autograd_node", lambda: None)()
-    if len(equal) > 1 and node is not None:
-        number = node._sequence_nr()
+    if any(map(_differ, equal, equal[1:])):
+        number = torch._C._current_autograd_node()._sequence_nr()
         if equal[0].segment is None:
             equal = [r for r in equal if r.number > number] or equal
+        elif _hooks is None:
+            raise InputError(
+                "activation checkpointing repeats a pass of which several had this input, which "
+                "only newer versions of torch tell apart: use_reentrant=True, or update torch"
+            )
         else:
             begun = [r for r in equal if r.number <= number] or equal
             equal = [r for r in begun if r.segment is begun[-1].segment]
@@ -133,10 +137,16 @@ def _own(equal: list[_Record]) -> _Record:
     return next((r for r in equal if r.backward != now), equal[-1])
 
 
+def _differ(a: _Record, b: _Record) -> bool:
+    return not all(map(torch.equal, a.statistics, b.statistics))
+
+
 def _segment() -> object:
     """What tells segments of checkpointing apart that is not reentrant: each has its own hooks."""
-    hooks = _hooks(True) if _hooks is not None and torch.is_grad_enabled() else None
-    return hooks and ref(hooks[1])  # weak, for the hooks know the inputs of the segment
+    if not torch.is_grad_enabled():
+        return None
+    hooks = _hooks(True) if _hooks is not None else None
+    return ref(hooks[1]) if hooks else ()  # weak, for the hooks know the inputs of the segment
 
 
 _first_time = opaque(
