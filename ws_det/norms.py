@@ -42,6 +42,12 @@ class EstBatchNorm2d(nn.InstanceNorm2d):
     would stop the estimates without a word. As an ``InstanceNorm2d``, with the same parameters and
     buffers, both frameworks still know it for a norm in their weight decay rules.
 
+    Activation checkpointing, reentrant or not, gives the gradients of a plain pass and moves the
+    estimates once; at most 64 passes of a layer may wait for their backward. In torch.func's
+    transforms and in forward-mode AD it works in evaluation or frozen; in training torch refuses
+    it, as it does its own batch norm, for the estimates change in place. They are float32 whatever
+    the type of the model.
+
     Args:
         num_features: C.
         eps: Added to the variance before the root.
@@ -116,6 +122,10 @@ class BatchChannelNorm2d(nn.GroupNorm):
 
     A batch norm per channel, child ``bn``, then a normalization of every (image, group) with one
     affine pair per GROUP: ``weight`` and ``bias`` have shape (1, G, 1), not (C,) as in GroupNorm.
+
+    What :class:`EstBatchNorm2d` says of activation checkpointing, torch.func and half models holds
+    for both forms. A second derivative raises, but not in torch.func, where both halves are torch's
+    own norms.
 
     Args:
         num_features: C.
