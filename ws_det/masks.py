@@ -20,7 +20,7 @@ def is_finite(value: Any) -> bool:
     """Whether it is a finite number."""
     try:
         return math.isfinite(value)
-    except (OverflowError, TypeError, ValueError):
+    except (OverflowError, RuntimeError, TypeError, ValueError):  # as tensors have it
         return False
 
 

@@ -64,14 +64,14 @@ def read_saved(path: str | Path, annotations: str | Path) -> Path | dict[str, li
 
 def _mmdet(path: Path, categories: Sequence[Any]) -> dict[str, list[dict[str, Any]]]:
     """A list of images; labels are in the order of the annotation file."""
-    images = {image["img_id"]: image["pred_instances"] for image in _Detections.read(path)}
+    images = {image["img_id"]: image["pred_instances"] for image in _listed(_Detections.read(path))}
     return _together(coco_results(i, found, categories) for i, found in images.items())
 
 
 def _detectron2(path: Path, categories: Sequence[Any]) -> dict[str, list[dict[str, Any]]]:
     """A list of images; labels are in the order of the category ids."""
     saved = _load(path)
-    images = {image["image_id"]: image["instances"] for image in saved}
+    images = {image["image_id"]: _listed(image["instances"]) for image in _listed(saved)}
     ids = sorted(categories)
     found = [
         {**detection, "category_id": ids[check_labels([detection["category_id"]])[0]]}
@@ -80,6 +80,13 @@ def _detectron2(path: Path, categories: Sequence[Any]) -> dict[str, list[dict[st
     ]
     masks = any("segmentation" in detection for detection in found)
     return dict.fromkeys(("bbox", "segm") if masks else ("bbox",), found)
+
+
+def _listed(content: Any) -> list[Any]:
+    """A list as it is; a tensor may have rows by the million that no file holds."""
+    if not isinstance(content, list):
+        raise TypeError(f"a {type(content).__name__} for a list")
+    return content
 
 
 def _together(images: Any) -> dict[str, list[dict[str, Any]]]:
