@@ -155,3 +155,27 @@ def test_one_sentence(name: str, content: bytes, words: str, tmp_path: Path, tru
 def test_missing(tmp_path: Path, truth: Path) -> None:
     with pytest.raises(InputError, match=r"gone\.pkl do not exist"):
         read_saved(tmp_path / "gone.pkl", truth)
+
+
+def test_tensors_that_are_longer_than_their_file(tmp_path: Path, truth: Path) -> None:
+    """A number that is there once and counts a billion times."""
+    long = torch.zeros(1).expand(10**9, 4)
+    torch.save([{"image_id": 5, "instances": long}], tmp_path / "p.pth")
+    image = of_mmdet(5, [0])
+    image["pred_instances"]["bboxes"] = long
+    dump([image], tmp_path / "p.pkl")
+    for name in ("p.pth", "p.pkl"):
+        with pytest.raises(InputError, match=rf"{name} (are|hold)"):
+            read_saved(tmp_path / name, truth)
+
+
+def test_labels_below_zero(tmp_path: Path, truth: Path) -> None:
+    """Python would count them from the end. The same for lists of several lengths."""
+    torch.save([of_detectron2(5, -1)], tmp_path / "p.pth")
+    short = of_mmdet(5, [0, 1])
+    short["pred_instances"]["scores"] = torch.tensor([0.5])
+    dump([of_mmdet(5, [-1])], tmp_path / "a.pkl")
+    dump([short], tmp_path / "b.pkl")
+    for name, words in (("p.pth", "classes"), ("a.pkl", "classes"), ("b.pkl", "no detections")):
+        with pytest.raises(InputError, match=words):
+            read_saved(tmp_path / name, truth)
