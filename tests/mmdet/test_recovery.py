@@ -69,6 +69,22 @@ def test_runs_are_numbered(tmp_path: Path) -> None:
     assert (locate(named).run, locate(named).iter) == (3, 9)
 
 
+def test_a_first_start_with_resume_begins_with_the_weights_of_its_config(tmp_path: Path) -> None:
+    """A job that always says --resume. Oracle: the weights, until there is a checkpoint."""
+    from ws_det.mmdet.resume import lead_to
+    from ws_det.mmdet.runner import _apply_flags
+
+    torch.save(content(7, 0), tmp_path / "weights.pth")
+    for checkpoint in (None, "iter_3.pth"):
+        if checkpoint:
+            torch.save(content(3, 0), tmp_path / checkpoint)
+        cfg = Config(dict(work_dir=str(tmp_path), load_from=str(tmp_path / "weights.pth")))
+        _apply_flags(cfg, amp=False, resume="auto", auto_scale_lr=False)
+        lead_to(cfg, locate(cfg))
+        assert cfg.load_from == str(tmp_path / (checkpoint or "weights.pth"))
+        assert cfg.resume is bool(checkpoint)
+
+
 def test_one_run_a_work_dir(
     tiny_config: Path,
     coco_set: Path,

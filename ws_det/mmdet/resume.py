@@ -127,7 +127,7 @@ def locate(cfg: Config) -> Point:
     Raises:
         InputError: If it is to resume from what is no whole checkpoint of a run.
     """
-    named = cfg.get("load_from")
+    named = None if cfg.get("resume") == "auto" else cfg.get("load_from")
     if cfg.get("resume") and not named and (found := find(cfg)):
         return Point.of(str(found.path), found.content)
     resumed = Point.of(named, load_safely(named)) if cfg.get("resume") and named else Point()

@@ -171,9 +171,10 @@ def _apply_flags(cfg: Config, amp: bool, resume: str | None, auto_scale_lr: bool
                 "learning rate is for: add it with --cfg-options auto_scale_lr.base_batch_size=16"
             )
         cfg.auto_scale_lr.enable = True
-    if resume:
-        cfg.resume = True
-        cfg.load_from = None if resume == "auto" else resume
+    if resume == "auto":
+        cfg.resume = resume  # and weights to begin with where there is nothing to resume
+    elif resume:
+        cfg.resume, cfg.load_from = True, resume
 
 
 def _show(cfg: Config, folder: str) -> None:
