@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import torch
 from torch import distributed as dist
 from torch import nn
 
-from tests.conftest import SLOW
+from tests.conftest import REPO, SLOW
 from tests.ends import results_of
 from ws_det.errors import InputError
 from ws_det.leaving import leaving_group
@@ -87,3 +89,18 @@ def test_no_thread_is_left(end: str, results: dict[str, dict]) -> None:
     assert "terminate called" not in json.dumps(result)
     for error in ("it broke", "a wrong value"):
         assert (error in result["log"]) == (error in str(ERRORS.get(end.partition(" ")[0])))
+
+
+def test_a_model_that_imports_late_holds_no_group(tmp_path: Path) -> None:
+    """DDP imports functions whose defaults are the group of that moment: in a fresh process."""
+    code = f"""
+from torch import distributed as dist, nn
+from tests.ends import gloo_threads
+from ws_det.leaving import leave_group
+dist.init_process_group("gloo", init_method="file://{tmp_path}/store", rank=0, world_size=1)
+model = nn.parallel.DistributedDataParallel(nn.Linear(4, 4))
+assert gloo_threads()
+leave_group()
+assert gloo_threads() == []
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=REPO, timeout=200)
