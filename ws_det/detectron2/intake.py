@@ -66,9 +66,13 @@ def _of_trainer(intake: Intake, given: Any, trainer: AccumulatingTrainer) -> dic
         own = trainer.scaler.state_dict()
         taken["scaler"] = intake.scaler(given["scaler"], own, "trainer.scaler")
     for key, hook in known.items():
-        if isinstance(hook, LRScheduler) and hook.state_dict():
-            own = hook.state_dict()
+        if not isinstance(hook, LRScheduler):
+            continue
+        if own := hook.state_dict():
             taken["hooks"][key] = intake.like(hooks.get(key), own, f"trainer.hooks.{key}")
+        for group in taken["optimizer"]["param_groups"]:
+            if "initial_lr" not in group:  # the schedule begins with it
+                raise intake.refuse("initial_lr", None, "there")
     intake.leave("trainer", (key for key in given if key not in taken))
     intake.leave("trainer.hooks", (key for key in hooks if key not in known))
     return taken
