@@ -9,7 +9,7 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parents[1]
 
 RELOAD = """
-import importlib, pathlib
+import importlib, pathlib, sys
 import torch, ws_det
 
 def compute(model, x):
@@ -32,6 +32,8 @@ for path in sorted(root.rglob("*.py")):
     except ImportError:  # of a framework that is not installed
         continue
     except ws_det.errors.FrameworkError:
+        continue
+    if name.rpartition(".")[0] not in ("", *sys.modules):  # of such a framework, and imported by it
         continue
     for _ in range(2):
         importlib.reload(module)

@@ -9,6 +9,7 @@ first, so that what is imported at first use is.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import sys
 import sysconfig
@@ -83,9 +84,13 @@ def watched(*folders: str | Path, read: tuple[str | Path, ...] = ()) -> Iterator
     more = tuple(os.path.realpath(folder) for folder in read)
     watch = _Watch(own, own + more + _PROGRAMS + _SYSTEM, [])
     _watches.append(watch)
+    # A log that cannot be written, as one to the closed stream of an earlier test, would print a
+    # traceback, for which Python compiles lines of the code.
+    printed, logging.raiseExceptions = logging.raiseExceptions, False
     try:
         yield watch.seen
     finally:
+        logging.raiseExceptions = printed
         _watches.remove(watch)
 
 

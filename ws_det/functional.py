@@ -118,9 +118,7 @@ def standardize_kernel(
         rows = rows.float()
     if center and scale:
         if torch.jit.is_scripting() or torch.jit.is_tracing():
-            # A graph holds no autograd function of ours, and what a native norm returns of a
-            # deviation has no gradient.
-            out = _standardize_by_sums(rows, correction, eps_inside, eps)
+            out = _standardize_in_graph(rows, correction, eps_inside, eps)
         elif _can_run_native():
             out = _Standardize.apply(rows, correction, eps_inside, eps)[0]
         else:
@@ -278,6 +276,25 @@ def _standardize_rows(
 
 
 @torch.jit.script_if_tracing  # a trace would take F for a tensor, and round it
+def _standardize_in_graph(
+    rows: Tensor, correction: int, eps_inside: bool, eps: float, tiny: float = _TINY
+) -> Tensor:
+    """As ``_standardize_rows`` to the bit, for a graph, which holds no autograd function of ours.
+
+    What the native norm returns of a deviation has no gradient, so it gets that of the sums.
+    """
+    fan_in = rows.shape[1]
+    out, _, rstd = torch.native_layer_norm(rows, [fan_in], None, None, tiny)
+    centered = rows - rows.mean(1, keepdim=True)
+    by_sums = 1 / (centered.square().mean(1, keepdim=True) + tiny).sqrt()
+    rstd = rstd.detach() + (by_sums - by_sums.detach())
+    inner = (fan_in / (fan_in - correction)) ** 0.5 / rstd
+    if eps_inside:
+        inner = (inner.square() + eps).sqrt()
+    deviation = inner if eps_inside else inner + eps
+    return out * (1 / (rstd * deviation))
+
+
 def _standardize_by_sums(
     rows: Tensor, correction: int, eps_inside: bool, eps: float, tiny: float = _TINY
 ) -> Tensor:

@@ -23,6 +23,7 @@ from pycocotools.cocoeval import COCOeval
 from tests.conftest import write_set
 from ws_det.detectron2.data import register_set
 from ws_det.detectron2.evaluator import CocoTwelveEvaluator, PicturesEvaluator
+from ws_det.detectron2.train import leave_groups
 from ws_det.errors import InputError
 from ws_det.evaluation import BACKENDS, evaluate
 from ws_det.evaluation.saved import read_saved
@@ -94,6 +95,7 @@ def evaluate_on_rank(root, path):
         evaluator.evaluate()
         reports.append(evaluator.report)
     Path(path, f"{comm.get_rank()}.json").write_text(json.dumps(reports))
+    leave_groups()
 
 
 def test_two_processes_equal_one(tmp_path):

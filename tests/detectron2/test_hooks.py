@@ -12,6 +12,7 @@ from torch import nn
 
 from ws_det import BatchChannelNorm2d, EstBatchNorm2d
 from ws_det.detectron2.hooks import SyncEstBNHook, frozen_statistics
+from ws_det.detectron2.train import leave_groups
 from ws_det.detectron2.trainer import AccumulatingTrainer
 from ws_det.normalization import est_batch_norm
 
@@ -36,6 +37,7 @@ def est_bn_rank(path):
     trainer.data_loader = [images(rank, step) for step in range(5)]
     trainer.train(0, 5)
     torch.save(dict(model.module.named_buffers()), f"{path}/{rank}.pth")
+    leave_groups()
 
 
 def test_estimates_are_those_of_the_whole_batch(tmp_path):

@@ -10,6 +10,7 @@ import torch
 from detectron2.engine import HookBase, launch
 from torch import nn
 
+from ws_det.detectron2.train import leave_groups
 from ws_det.detectron2.trainer import AccumulatingTrainer
 
 
@@ -133,6 +134,7 @@ def ddp_rank(path):
     trainer.data_loader = cycle(images(8)[rank::2])
     trainer.train(0, 2)
     torch.save((model.module.state_dict(), counter.buckets), f"{path}/{rank}.pth")
+    leave_groups()
 
 
 def test_two_processes_reduce_once_a_step(tmp_path):

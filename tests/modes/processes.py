@@ -21,6 +21,7 @@ from tests.modes.layers import LAYERS, build, images
 from tests.modes.runs import Run, compare, loss, reference, statistics
 from tests.modes.table import mode
 from ws_det.estimates import StepEstimates
+from ws_det.leaving import leave_group
 
 STEP = "outputs and statistics of each process, mean gradients, to 1e-12 of the largest"
 SEGMENTS = {"": None, ", checkpoint not reentrant": False, ", checkpoint reentrant": True}
@@ -105,7 +106,7 @@ def on_rank(rank: int, folder: Path, port: int) -> None:
         except Exception as error:
             found[key] = f"{type(error).__name__}: {error}"
     torch.save(found, folder / f"{rank}.pth")
-    dist.destroy_process_group()  # no DDP is left: one that outlives its group may hang
+    leave_group()
 
 
 ACCUMULATED = "DDP, checkpoint, StepEstimates, accumulation"

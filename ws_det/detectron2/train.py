@@ -113,6 +113,11 @@ def _work(job: Job) -> None:
     that the user is told is that of the process which ends first.
     """
     _run(job)
+    leave_groups()
+
+
+def leave_groups() -> None:
+    """Leave the groups of a process that Detectron2's ``launch`` started, see ``leave_group``."""
     comm._LOCAL_PROCESS_GROUP = None  # Detectron2 holds the groups in two places
     comm._get_global_gloo_group.cache_clear()
     leave_group()
