@@ -12,9 +12,8 @@ from typing import Any, NamedTuple, Optional  # TorchScript of torch 2.1 has no 
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
-from ws_det.compiling import is_compiling
+from ws_det.compiling import is_compiling, is_transformed
 from ws_det.errors import InputError
 
 # Below the square of any deviation that matters, above the smallest float32: native_layer_norm
@@ -254,11 +253,7 @@ class _Standardize(torch.autograd.Function):
 
 def _can_run_native() -> bool:
     """Whether nobody but plain autograd looks on: no compiler, torch.func or forward AD."""
-    return not (
-        is_compiling()
-        or torch._C._are_functorch_transforms_active()
-        or getattr(forward_ad, "_current_level", -1) >= 0
-    )
+    return not (is_compiling() or is_transformed())
 
 
 def _standardize_rows(
