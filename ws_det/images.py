@@ -44,6 +44,8 @@ def image_path(folder: str | Path, name: Any) -> str:
         )
     return osp.join(folder, name)
 
+_ORIENTATION = 0x0112  # EXIF's tag
+
 
 @contextmanager
 def opened(path: str | Path, way_out: str = "replace it") -> Iterator[Image]:
@@ -74,6 +76,24 @@ def opened(path: str | Path, way_out: str = "replace it") -> Iterator[Image]:
             raise
         reason = first_line(error)[:120]
         raise InputError(f"the image {path} cannot be read ({reason}): {way_out}") from error
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Height and width of an image as it is looked at, from its header alone.
+
+    Cameras store a photo as the sensor lies and note how to turn it (EXIF orientation). Both
+    frameworks turn it when they read it, so this is the size that their models see.
+
+    Args:
+        path: Of the image.
+
+    Raises:
+        InputError: As of :func:`opened`.
+    """
+    with opened(path) as image:
+        width, height = image.size
+        on_its_side = image.getexif().get(_ORIENTATION) in (5, 6, 7, 8)
+    return (width, height) if on_its_side else (height, width)
 
 
 @cache
