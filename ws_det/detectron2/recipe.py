@@ -21,7 +21,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
 from ws_det.detectron2.data import NamedMapper
-from ws_det.detectron2.stream import build_train_loader
+from ws_det.detectron2.stream import build_train_loader, seed_sampler
 
 
 class LazyRecipe:
@@ -93,6 +93,7 @@ class LazyRecipe:
 
     def build_train_loader(self, seed: int, skip: int) -> Any:
         """See ``stream.build_train_loader``; another loader of the config's stays as it is."""
+        seed_sampler(seed)
         loader = copy.deepcopy(self.cfg.dataloader.train)
         loader.mapper = NamedMapper(instantiate(loader.mapper))
         if _located(loader._target_) is build_detection_train_loader:
@@ -169,8 +170,9 @@ class YamlRecipe:
 
     def build_train_loader(self, seed: int, skip: int) -> Any:
         """See ``stream.build_train_loader``."""
+        seed_sampler(seed)
         cfg = self.cfg.clone()
-        cfg.SEED = seed  # that of the sampler
+        cfg.SEED = seed  # that of some samplers
         arguments = build_detection_train_loader.from_config(cfg)
         arguments["mapper"] = NamedMapper(arguments["mapper"])
         return build_train_loader(**arguments, seed=seed, skip=skip)

@@ -14,7 +14,7 @@ from detectron2.data.samplers import TrainingSampler
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-_DATA, _STEP = range(2)  # what a random number is for
+_DATA, _STEP, _SAMPLER = range(3)  # what a random number is for
 
 
 def build_train_loader(
@@ -68,6 +68,15 @@ def seed_step(seed: int, number: int) -> None:
         number: Of this process's forward pass, counted from the start of the run.
     """
     _set_seed(seed, _STEP, number)
+
+
+def seed_sampler(seed: int) -> None:
+    """Set the random state from which a sampler without a seed of its own draws one.
+
+    Args:
+        seed: Of the run.
+    """
+    _set_seed(seed, _SAMPLER, 0)
 
 
 class _Batches(Sampler[list[tuple[int, int]]]):
