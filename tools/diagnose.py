@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ws_det.checks import check_writable
 from ws_det.errors import InputError, run_tool
-from ws_det.paths import CONFIG_HELP, find_config, framework_of
+from ws_det.paths import CONFIG_HELP, add_config_flags, find_config, framework_of
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -26,19 +26,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("config", help=CONFIG_HELP)
     parser.add_argument("checkpoint", help="path or URL of the weights")
-    parser.add_argument("--data-root", help="folder of a COCO-format set; it names the classes")
     parser.add_argument("--images", type=int, default=50, help="how many to run (default: 50)")
     parser.add_argument(
         "--out", default="work_dirs/diagnose", help="folder to write to (default: %(default)s)"
     )
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change settings of the config",
-    )
+    add_config_flags(parser)
     args = parser.parse_args(argv)
     if args.images < 1:
         raise InputError(f"--images {args.images}: give at least 1")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os.path as osp
 import re
+from argparse import ArgumentParser
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -15,6 +16,19 @@ CONFIG_HELP = (
     "you trust"
 )
 _PACKAGE = Path(__file__).resolve().parent
+
+
+def add_config_flags(parser: ArgumentParser) -> None:
+    """Add the flags that a training may have had, for a tool that takes what was trained."""
+    parser.add_argument("--data-root", help="folder of a COCO-format set; it names the classes")
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change settings of the config",
+    )
 
 
 def config_path(name: str) -> str:

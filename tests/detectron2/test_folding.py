@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from detectron2.config import CfgNode, LazyConfig
+from detectron2.config import CfgNode, LazyConfig, get_cfg, instantiate
+from detectron2.modeling import build_model
 from torch import nn
 
 from tests.detectron2.parts import TINY, yaml_config
@@ -122,10 +123,10 @@ def settled_model(config: Path) -> nn.Module:
     return model.eval()
 
 
-def printed(config: Path, source: Path, target: Path) -> list[str]:
+def printed(config: Path, source: Path, target: Path, *flags: str) -> list[str]:
     """Fold by the tool; the settings that it prints."""
     with redirect_stdout(io.StringIO()) as said:
-        fold_checkpoint.main([str(config), str(source), str(target)])
+        fold_checkpoint.main([str(config), str(source), str(target), *flags])
     first, *settings = said.getvalue().splitlines()
     assert first == f"wrote {target}, which needs no ws_det; in the config:"
     return [setting.strip() for setting in settings]
@@ -154,6 +155,32 @@ def test_stock_detectron2_detects_the_same(kind: str, tmp_path: Path) -> None:
     assert len(found) > 0
     for field, tensor in zip(FIELDS, expected, strict=True):
         assert torch.equal(got[field], tensor), field
+
+
+@pytest.mark.parametrize("kind", ["lazy-GN", "yaml-EstBN"])
+def test_what_was_trained_with_options(kind: str, coco_set: Path, tmp_path: Path) -> None:
+    """Two classes and another head. Oracle: the config fits with the printed lines in it."""
+    config, target = config_of(kind, tmp_path), tmp_path / "folded.pth"
+    lazy = kind.startswith("lazy")
+    options = (
+        ["model.module.roi_heads.mask_head.conv_dims=[16,24]", "train.seed=3"]
+        if lazy
+        else ["MODEL.FPN.OUT_CHANNELS=24", "SEED=3"]
+    )
+    model = load_recipe(str(config), options, str(coco_set)).build_model()
+    torch.save({"model": model.state_dict()}, tmp_path / "trained.pth")
+    flags = ["--data-root", str(coco_set), "--cfg-options", *options]
+    settings = printed(config, tmp_path / "trained.pth", target, *flags)
+    assert sum("num_classes" in setting.lower() for setting in settings) == (1 if lazy else 2)
+    assert not any("seed" in setting.lower() for setting in settings)
+    stock = stock_of(config, settings)
+    if lazy:
+        built = instantiate(LazyConfig.load(str(stock)).model)
+    else:
+        cfg = get_cfg()
+        cfg.merge_from_file(str(stock))
+        built = build_model(cfg)
+    built.load_state_dict(torch.load(target, weights_only=True)["model"])  # or raises
 
 
 def test_what_it_refuses(tmp_path: Path, refusal) -> None:

@@ -6,13 +6,17 @@ cannot be imported; it has the same kernels in the same convolutions, so they ar
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
 import torch
+from mmdet.registry import MODELS
+from mmengine.config import Config
 from mmengine.structures import InstanceData
 from torch import nn
 
@@ -22,6 +26,7 @@ from ws_det import EstBatchNorm2d
 from ws_det.fold import is_folded
 from ws_det.mmdet.config import load_config
 from ws_det.mmdet.folding import stock_config
+from ws_det.mmdet.options import parse_options
 from ws_det.mmdet.preflight import build_model
 
 GN = "norm_cfg=dict(type='GN', num_groups=8)"
@@ -169,3 +174,29 @@ def test_what_it_refuses(tiny_config: Path, tmp_path: Path, refusal) -> None:
     torch.save(state, source)
     assert "is folded already: use it as it is" in refused(ws, source)
     assert not (tmp_path / "out.pth").exists()
+
+
+def test_what_was_trained_with_options(tiny_config: Path, coco_set: Path, tmp_path: Path) -> None:
+    """Two classes and wider heads. Oracle: the file's config fits with the printed lines in it.
+
+    MMEngine's own ``merge_from_dict`` puts them there.
+    """
+    options = ["--cfg-options", "model.neck.out_channels=16", "model.rpn_head.feat_channels=24"]
+    flags = ["--data-root", str(coco_set), *options]
+    cfg = load_config(str(tiny_config), parse_options(options[1:]), str(coco_set), parts=("test",))
+    source, target = tmp_path / "trained.pth", tmp_path / "folded.pth"
+    torch.save({"state_dict": build_model(cfg).state_dict()}, source)
+    with redirect_stdout(io.StringIO()) as said:
+        fold_checkpoint.main([str(tiny_config), str(source), str(target), *flags])
+    settings = [line.strip() for line in said.getvalue().splitlines()[1:]]
+    assert settings[:3] == [
+        "model.rpn_head.feat_channels=24",
+        "model.roi_head.bbox_head.num_classes=2",
+        "model.roi_head.mask_head.num_classes=2",
+    ]
+    stock = Config.fromfile(str(tiny_config))
+    for setting in settings:
+        key, _, value = setting.partition("=")
+        stock.merge_from_dict({key: eval(value)})
+    state = torch.load(target, weights_only=True)["state_dict"]
+    MODELS.build(stock.model).load_state_dict(state)  # raises at a key or shape that differs

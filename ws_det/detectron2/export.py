@@ -32,6 +32,8 @@ def export(
     path: str,
     shape: Sequence[int],
     whole: bool,
+    options: Sequence[str] = (),
+    data_root: str | None = None,
     say: Callable[[str], None] = print,
 ) -> float:
     """Export the backbone with its FPN, or the whole detector.
@@ -43,6 +45,8 @@ def export(
         shape: Height and width of the image that is traced.
         whole: Whether to export the whole detector: an image of 3 channels from 0 to 255 in the
             config's order -> boxes, classes, masks and scores before the masks are pasted.
+        options: As in ``load_detector``.
+        data_root: As in ``load_detector``.
         say: What takes a line of progress.
 
     Returns:
@@ -53,7 +57,7 @@ def export(
     """
     require_onnx()
     examples = feature_examples(shape)
-    model = load_detector(config, checkpoint).model
+    model = load_detector(config, checkpoint, options, data_root).model
     if not whole:
         features = Features(model.backbone).eval()
         with torch.no_grad():

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from detectron2.config import CfgNode, get_cfg
 from detectron2.utils.registry import locate
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
 from ws_det import convert, fit, stock
@@ -62,29 +62,44 @@ def load_detector(
     return Detector(recipe, model.cpu().eval())
 
 
-def fold_checkpoint(config: str, source: str, target: str) -> list[str]:
+def fold_checkpoint(
+    config: str,
+    source: str,
+    target: str,
+    options: Sequence[str] = (),
+    data_root: str | None = None,
+) -> list[str]:
     """Fold a checkpoint, for Detectron2's own layers.
 
     Args:
         config: Path of the config that it was trained with, or the name of a supplied one.
         source: Path or URL of the checkpoint.
         target: The file to write, ``{"model": weights, "ws_folded": True}``.
+        options: As in ``load_detector``.
+        data_root: As in ``load_detector``.
 
     Returns:
-        What the config needs, one setting an item.
+        What the config needs, one setting an item: what the options and the set gave its model,
+        then what stands there without ws_det.
 
     Raises:
         InputError: As ``load_detector``; if there is nothing to fold, or a layer is in it that
             Detectron2 has not.
     """
-    recipe, model = load_detector(config, source)
+    recipe, model = load_detector(config, source, options, data_root)
     stock.check_foldable(model, config)
     fold_ws(model)
     changed, settings = stock_config(recipe)
     state = model.state_dict()
     stock.check_equal(model, lambda: build_model(changed).cpu(), state)
     save_checkpoint({"model": state, "ws_folded": True, "__author__": "ws_det"}, target)
-    return settings
+    own = load_recipe(config).cfg
+    if isinstance(recipe, LazyRecipe):
+        nodes = (OmegaConf.to_container(cfg.model) for cfg in (own, recipe.cfg))
+        given = stock.changed_settings(*nodes, "model", "[{}]")
+        return [*(f"{path} = {value!r}" for path, value in given), *settings]
+    given = stock.changed_settings(own.MODEL, recipe.cfg.MODEL, "MODEL")
+    return [*(f"{path} {value}" for path, value in given), *settings]
 
 
 def stock_config(recipe: Recipe) -> tuple[Recipe, list[str]]:

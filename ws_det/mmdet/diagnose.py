@@ -16,7 +16,6 @@ from ws_det.errors import one_sentence
 from ws_det.mmdet.config import complete
 from ws_det.mmdet.data import check_data
 from ws_det.mmdet.folding import load_detector
-from ws_det.mmdet.options import parse_options
 
 
 def diagnose(
@@ -41,7 +40,7 @@ def diagnose(
     Raises:
         InputError: As ``load_detector``, ``check_data`` and ``channel_statistics``.
     """
-    cfg, model, _ = load_detector(config, checkpoint, parse_options(options), data_root)
+    cfg, model, _ = load_detector(config, checkpoint, options, data_root)
     complete(cfg, "none")
     check_data(cfg, ("test",))
     model.to("cuda" if torch.cuda.is_available() else "cpu")

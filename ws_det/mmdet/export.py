@@ -35,6 +35,8 @@ def export(
     path: str,
     shape: Sequence[int],
     whole: bool,
+    options: Sequence[str] = (),
+    data_root: str | None = None,
     say: Callable[[str], None] = print,
 ) -> float:
     """Export backbone and neck.
@@ -45,6 +47,8 @@ def export(
         path: The file to write.
         shape: Height and width of the image that is traced.
         whole: Refused.
+        options: As in ``load_detector``.
+        data_root: As in ``load_detector``.
         say: What takes a line of progress.
 
     Returns:
@@ -60,7 +64,7 @@ def export(
         )
     require_onnx()
     examples = feature_examples(shape)
-    features = Features(load_detector(config, checkpoint).model)
+    features = Features(load_detector(config, checkpoint, options, data_root).model)
     features.eval()
     with torch.no_grad():
         levels = [f"level{index}" for index, _ in enumerate(features(examples[0]))]

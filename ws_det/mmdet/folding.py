@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from mmengine.config import Config
@@ -15,6 +15,7 @@ from ws_det import fit, stock
 from ws_det.checkpoint import save_checkpoint, state_dict_of
 from ws_det.fold import fold_ws
 from ws_det.mmdet.config import load_config
+from ws_det.mmdet.options import parse_options
 from ws_det.mmdet.preflight import build_model
 from ws_det.mmdet.weights import load_safely
 
@@ -47,7 +48,7 @@ class Detector(NamedTuple):
 def load_detector(
     config: str,
     path: str,
-    options: Mapping[str, Any] | None = None,
+    options: Sequence[str] = (),
     data_root: str | None = None,
 ) -> Detector:
     """Build a detector and load its weights, with the checks of testing.
@@ -55,14 +56,14 @@ def load_detector(
     Args:
         config: Path of a config, or the name of a supplied one.
         path: Path or URL of the weights.
-        options: ``--cfg-options``.
+        options: ``key.path=value``, those of ``--cfg-options``.
         data_root: Folder of a COCO-format set, which names the classes.
 
     Raises:
         InputError: If the config cannot be built, or the weights are folded already or of another
             model.
     """
-    cfg = load_config(config, options, data_root, parts=("test",))
+    cfg = load_config(config, parse_options(options), data_root, parts=("test",))
     checkpoint = load_safely(path)
     state = state_dict_of(checkpoint)
     stock.refuse_folded(state, path)
@@ -73,7 +74,13 @@ def load_detector(
     return Detector(cfg, model, checkpoint)
 
 
-def fold_checkpoint(config: str, source: str, target: str) -> list[str]:
+def fold_checkpoint(
+    config: str,
+    source: str,
+    target: str,
+    options: Sequence[str] = (),
+    data_root: str | None = None,
+) -> list[str]:
     """Fold a checkpoint, for MMDetection's own layers.
 
     Args:
@@ -81,15 +88,18 @@ def fold_checkpoint(config: str, source: str, target: str) -> list[str]:
         source: Path or URL of the checkpoint.
         target: The file to write. Its ``meta`` has what the source's has, ``ws_folded``, and as
             ``cfg`` the config that it fits.
+        options: As in ``load_detector``.
+        data_root: As in ``load_detector``.
 
     Returns:
-        What the config needs, one setting an item.
+        What the config needs, one setting an item: what the options and the set gave its model,
+        then what stands there without ws_det.
 
     Raises:
         InputError: As ``load_detector``; if there is nothing to fold, or a layer is in it that
             MMDetection has not.
     """
-    cfg, model, checkpoint = load_detector(config, source)
+    cfg, model, checkpoint = load_detector(config, source, options, data_root)
     stock.check_foldable(model, config)
     fold_ws(model)
     stock_cfg, settings = stock_config(cfg)
@@ -97,7 +107,9 @@ def fold_checkpoint(config: str, source: str, target: str) -> list[str]:
     stock.check_equal(model, lambda: build_model(stock_cfg), state)
     meta = {**checkpoint.get("meta", {}), "cfg": stock_cfg.pretty_text, "ws_folded": True}
     save_checkpoint({"meta": meta, "state_dict": state}, target)
-    return settings
+    own = load_config(config, parts=("test",))
+    given = stock.changed_settings(own.model, cfg.model, "model")
+    return [*(f"{path}={value!r}" for path, value in given), *settings]
 
 
 def stock_config(cfg: Config) -> tuple[Config, list[str]]:
