@@ -6,25 +6,34 @@ is left out and counted, and what has no right value is refused.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
-from ws_det.coco import read_annotations
+from ws_det.coco import check_annotations, read_content
+from ws_det.errors import InputError
+from ws_det.mending.entries import mend_categories, mend_images, mend_references, mend_sizes
+from ws_det.mending.objects import Objects, Purpose
+from ws_det.mending.tally import Tally
 
 
 class Mended(NamedTuple):
     """An annotation file as a run uses it.
 
     Attributes:
-        content: In COCO's format, whole.
+        content: In COCO's format, whole. What needs no mending is the very object that was read.
         changed: Whether it differs from the file, so that a framework has to read a copy of it.
         notes: What was computed and what is not used, with numbers and the first id, a phrase
-            each; empty for an ordinary file.
+            each; empty for an ordinary file. There may be some of a file that is not changed, of
+            objects that a framework leaves out itself.
     """
 
     content: dict[str, Any]
     changed: bool
     notes: list[str]
+
+    def describe(self, name: str) -> str:
+        """One line of all notes on the file ``name``."""
+        return f"{name}: {'; '.join(self.notes)}"
 
 
 def mend_annotations(
@@ -53,4 +62,52 @@ def mend_annotations(
         InputError: If it is missing or damaged, or has what cannot be mended; the message names the
             file and the first annotation, image or category at fault.
     """
-    return Mended(read_annotations(path), False, [])
+    content, is_utf8 = read_content(path)
+    mended = mend_content(
+        content, path, folder, training=training, masks=masks, classes=classes,
+        without_masks=without_masks,
+    )  # fmt: skip
+    if is_utf8:
+        return mended
+    return Mended(mended.content, True, ["wrote it in plain UTF-8", *mended.notes])
+
+
+def mend_content(
+    content: Mapping[str, Any],
+    name: str,
+    folder: str | None = None,
+    *,
+    training: bool = False,
+    masks: bool = False,
+    classes: Collection[str] | None = None,
+    without_masks: str = "use a detector of boxes",
+) -> Mended:
+    """Mend what was read from a COCO annotation file, which is left as it is.
+
+    Args:
+        content: What was read.
+        name: What to call it in a message.
+        folder: Of its images; see :func:`mend_annotations`, also for the others.
+        training: Whether a model learns from it.
+        masks: Whether masks are used.
+        classes: Names of the categories that are used.
+        without_masks: What a user whose set has no masks can do.
+
+    Raises:
+        InputError: If it has what cannot be mended.
+    """
+    check_annotations(content, f"the annotation file {name}")
+    tally = Tally(name)
+    images = mend_images(content["images"], tally)
+    categories = mend_categories(content["categories"], tally)
+    things = content.get("annotations", [])
+    images, things = mend_references(images, things, "image", tally)
+    categories, things = mend_references(categories, things, "category", tally)
+    images = mend_sizes(images, folder, tally)
+    used = {c["id"] for c in categories if classes is None or c["name"] in classes}
+    purpose = Purpose(training, masks, used, without_masks)
+    things = Objects(images, categories, purpose, tally).mend(things)
+    if not tally.changed:
+        return Mended(dict(content), False, tally.notes())
+    mended = {**content, "images": images, "categories": categories, "annotations": things}
+    return Mended(mended, True, tally.notes())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os.path as osp
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +25,33 @@ def read_annotations(path: str, way_out: str = _DATA_ROOT) -> dict[str, Any]:
     Raises:
         InputError: If it is missing, no complete JSON, or has no images or categories.
     """
+    return read_content(path, way_out)[0]
+
+
+def read_content(path: str, way_out: str = _DATA_ROOT) -> tuple[dict[str, Any], bool]:
+    """Read a COCO annotation file in any encoding of JSON.
+
+    Args:
+        path: Of the file.
+        way_out: What the user can do if it does not exist, the end of the message.
+
+    Returns:
+        Its content, and whether it is UTF-8 without a byte order mark: no framework reads another.
+
+    Raises:
+        InputError: As of :func:`read_annotations`.
+    """
     if not osp.isfile(path):
         raise InputError(f"the annotation file {path} does not exist: {way_out}")
     try:
-        annotations = json.loads(Path(path).read_bytes())
+        raw = Path(path).read_bytes()
+        annotations = json.loads(raw)
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(
             f"the annotation file {path} is truncated or no JSON ({error}): copy it again"
         ) from None
     check_annotations(annotations, f"the annotation file {path}")
-    return annotations
+    return annotations, json.detect_encoding(raw) == "utf-8"
 
 
 def check_annotations(annotations: Any, name: str) -> None:
@@ -47,14 +64,17 @@ def check_annotations(annotations: Any, name: str) -> None:
     Raises:
         InputError: If they are not.
     """
-    for key, field in (("images", "file_name"), ("categories", "name")):
-        entries = annotations.get(key) if isinstance(annotations, dict) else None
+    for key, one, field in (("images", "image", "file_name"), ("categories", "category", "name")):
+        entries = annotations.get(key) if isinstance(annotations, Mapping) else None
         if not isinstance(entries, list) or not entries:
             raise InputError(f"{name} has no {key!r} list: it must be in COCO's format")
-        if not all(isinstance(entry, dict) and field in entry for entry in entries):
-            raise InputError(f"{name} has {key} without {field!r}: it must be in COCO's format")
-        if not all("id" in entry for entry in entries):
-            raise InputError(f"{name} has {key} without 'id': it must be in COCO's format")
+        for place, entry in enumerate(entries, 1):
+            lacking = [k for k in (field, "id") if not isinstance(entry, Mapping) or k not in entry]
+            if lacking:
+                raise InputError(
+                    f"{name} has {key} without {lacking[0]!r}, the first is number {place} of the "
+                    f"list: give that {one} its {lacking[0]!r}"
+                )
     if not all(isinstance(category["name"], (str, int)) for category in annotations["categories"]):
         raise InputError(f"{name} has a category whose 'name' is no text: correct it")
     things = annotations.get("annotations", [])

@@ -1,0 +1,320 @@
+"""Mend annotations one by one: compute what is missing, leave out, or refuse."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ws_det.errors import InputError
+from ws_det.masks import is_finite, is_mask, is_size
+from ws_det.mending.entries import Entries, number_in, size_of
+from ws_det.mending.tally import Tally, name_of
+
+
+class Purpose(NamedTuple):
+    """What a run does with annotations.
+
+    Attributes:
+        training: Whether a model learns from them; else they are the truth of an evaluation.
+        masks: Whether their masks are used.
+        used: Ids of the categories that are used.
+        without_masks: What a user without masks can do.
+    """
+
+    training: bool
+    masks: bool
+    used: Collection[Any]
+    without_masks: str
+
+
+class _LeftOut(Exception):
+    """Why an annotation is not used."""
+
+
+class Objects:
+    """Mends the annotations of a file.
+
+    Args:
+        images: Of the file.
+        categories: Of the file.
+        purpose: What they are for.
+        tally: Counts.
+    """
+
+    def __init__(
+        self, images: Entries, categories: Entries, purpose: Purpose, tally: Tally
+    ) -> None:
+        self._sizes = {image["id"]: size_of(image) for image in images}
+        self._categories = {category["id"] for category in categories}
+        self._purpose = purpose
+        self._tally = tally
+
+    def mend(self, things: Entries) -> Entries:
+        """All that can be used.
+
+        Raises:
+            InputError: If one cannot be mended, or none is left.
+        """
+        self._tally.of(len(things))
+        kept, used, crowds = [], 0, 0
+        for place, thing in enumerate(things, 1):
+            if self._is_ordinary(thing):
+                crowd = thing["iscrowd"]
+            else:
+                name = name_of(thing, place)
+                try:
+                    thing = self._mended(thing, name)
+                except _LeftOut as reason:
+                    self._tally.leave_out(str(reason), name)
+                    self._tally.changed = True
+                    continue
+                crowd = thing["iscrowd"]
+                if self._purpose.training and not self._has_extent(thing):
+                    # as it is: both frameworks leave it out themselves
+                    self._tally.leave_out("with no area of the box inside the image", name)
+                    crowd = None
+            kept.append(thing)
+            if thing["category_id"] in self._purpose.used:
+                used += crowd == 0
+                crowds += crowd == 1
+        if not used:
+            self._refuse(len(things), crowds)
+        return self._with_ids(kept)
+
+    def _is_ordinary(self, thing: dict[str, Any]) -> bool:
+        """Whether there is nothing to do: nearly always so, and told quickly."""
+        try:
+            size = self._sizes[thing["image_id"]]
+            height, width = size
+            x, y, w, h = thing["bbox"]
+            shape = thing.get("segmentation")
+            return (
+                thing["category_id"] in self._categories
+                and type(thing["iscrowd"]) is int
+                and 0 <= thing["iscrowd"] <= 1
+                and 0 < w < math.inf
+                and 0 < h < math.inf
+                and -w < x < width
+                and -h < y < height
+                and 0 < thing["area"] < math.inf
+                and (is_mask(shape, size) if shape else not self._purpose.masks)
+                and "ignore" not in thing
+                and "keypoints" not in thing
+            )
+        except (KeyError, TypeError, ValueError):
+            return False
+
+    def _mended(self, thing: dict[str, Any], name: str) -> dict[str, Any]:
+        _known(self._sizes, thing.get("image_id"), "image")
+        _known(self._categories, thing.get("category_id"), "category")
+        thing = {**thing, "iscrowd": self._iscrowd(thing, name)}
+        if thing.get("ignore") and self._purpose.training:
+            raise _LeftOut("to be ignored")
+        size = self._sizes[thing["image_id"]]
+        shape = self._shape(thing, size, name)
+        if shape is None:
+            thing.pop("segmentation", None)
+        else:
+            thing["segmentation"] = shape
+        thing["bbox"] = self._box(thing, shape, size, name)
+        thing["area"] = self._area(thing, shape, size, name)
+        if thing.get("ignore", 0) != 0:
+            del thing["ignore"]
+            self._tally.mend("passed over the 'ignore' of {}", name)
+        return thing
+
+    def _iscrowd(self, thing: Mapping[str, Any], name: str) -> int:
+        crowd = number_in(thing.get("iscrowd", ...))
+        if crowd is ...:
+            self._tally.mend("set iscrowd of {} to 0", name)
+            return 0
+        if type(crowd) is int and 0 <= crowd <= 1 and crowd is thing["iscrowd"]:
+            return crowd
+        if crowd is not None and not is_finite(crowd):
+            raise self._refusal(name, f"iscrowd {_short(crowd)}", "give it 0 or 1")
+        self._tally.mend("made iscrowd of {} 0 or 1", name)
+        return int(bool(crowd))
+
+    def _shape(self, thing: Mapping[str, Any], size: Any, name: str) -> Any:
+        shape = thing.get("segmentation")
+        mended = self._polygons(shape, name) if isinstance(shape, list) else shape
+        if not mended and not isinstance(mended, (int, float)):
+            mended = None
+        if mended is None:
+            if not self._purpose.masks:
+                return None
+            if self._purpose.training:
+                raise _LeftOut("without a mask")
+            raise self._refusal(name, "no mask", self._purpose.without_masks)
+        if size is None and isinstance(mended, Mapping) and is_size(mended.get("size")):
+            size = mended["size"]
+        if size is None:
+            if not self._purpose.masks:
+                return mended
+            raise InputError(
+                f"the image {thing['image_id']} of {self._tally.name} has no height and width, "
+                f"which its masks need: write them into the file"
+            )
+        if is_mask(mended, size):
+            return mended
+        if self._purpose.masks:
+            raise InputError(
+                f"the annotation {name} of {self._tally.name} has a mask that is not whole, or not "
+                f"of its image's size, {list(size)}: write it again, or leave it out"
+            )
+        self._tally.mend("left out the masks of {}, which are not whole and not needed", name)
+        return None
+
+    def _polygons(self, shape: list[Any], name: str) -> list[Any]:
+        if shape and not any(isinstance(part, (list, Mapping)) for part in shape):
+            self._tally.mend("made a list of polygons of the flat mask of {}", name)
+            shape = [shape]
+        whole = [part for part in shape if not _is_no_polygon(part)]
+        if len(whole) < len(shape):
+            self._tally.mend("left out polygons of less than three corners of {}", name)
+        numbers = [_numbers(part) for part in whole]
+        if numbers != whole:
+            self._tally.mend("made numbers of text in the mask of {}", name)
+        return numbers
+
+    def _box(self, thing: Mapping[str, Any], shape: Any, size: Any, name: str) -> list[Any]:
+        box = thing.get("bbox")
+        mended = _numbers(box)
+        fault = _fault_of_box(mended)
+        if not fault:
+            if mended != box:
+                self._tally.mend("made numbers of text in the box of {}", name)
+            return mended
+        from_mask = _box_of(shape, size)
+        if from_mask:
+            self._tally.mend("computed the box of {} from the mask", name)
+            return from_mask
+        if self._purpose.training and fault in ("no box", "a box of a negative side"):
+            raise _LeftOut(f"with {fault}")
+        raise self._refusal(name, fault, "correct its bbox, or leave it out")
+
+    def _area(self, thing: Mapping[str, Any], shape: Any, size: Any, name: str) -> Any:
+        area = number_in(thing.get("area"))
+        good = is_finite(area)
+        if good and area > 0:
+            if area is not thing["area"]:
+                self._tally.mend("made the area of {} a number, which was text", name)
+            return area
+        computed = _area_of(shape, size) or thing["bbox"][2] * thing["bbox"][3]
+        if good and computed == 0 and area is thing["area"]:
+            return area
+        self._tally.mend("computed the area of {}", name)
+        return computed
+
+    def _has_extent(self, thing: Mapping[str, Any]) -> bool:
+        x, y, w, h = thing["bbox"]
+        height, width = self._sizes[thing["image_id"]] or (math.inf, math.inf)
+        return min(x + w, width) > max(x, 0) and min(y + h, height) > max(y, 0)
+
+    def _with_ids(self, things: Entries) -> Entries:
+        taken = [thing.get("id") for thing in things]
+        if all(type(key) is int for key in taken) and len(set(taken)) == len(taken):
+            return things
+        seen: set[Any] = set()
+        keys = []
+        for key in map(number_in, taken):
+            good = not isinstance(key, bool) and is_finite(key) and key not in seen
+            keys.append(key if good else None)
+            seen |= {key} if good else set()
+        following = int(max(seen, default=0)) + 1
+        mended = []
+        for thing, key in zip(things, keys):
+            if key is None:
+                key, following = following, following + 1
+            if key is not thing.get("id"):
+                self._tally.mend("numbered {} anew", f"id {key}")
+                thing = {**thing, "id": key}
+            mended.append(thing)
+        return mended
+
+    def _refuse(self, total: int, crowds: int) -> None:
+        what = "learn from" if self._purpose.training else "evaluate by"
+        reasons = [f"{count} {reason}" for reason, count in self._tally.left_out.items()]
+        reasons += [f"{crowds} of crowds"] * bool(crowds)
+        of = f"of its {total} annotations, {', '.join(reasons)}" if reasons else "no annotations"
+        if total and not reasons:
+            of = "no annotation of a category that is used"
+        way_out = "correct the file"
+        if [*self._tally.left_out] == ["without a mask"]:
+            way_out = self._purpose.without_masks
+        raise InputError(
+            f"the annotation file {self._tally.name} has nothing to {what} ({of}): {way_out}"
+        )
+
+    def _refusal(self, name: str, fault: str, way_out: str) -> InputError:
+        return InputError(f"the annotation {name} of {self._tally.name} has {fault}: {way_out}")
+
+
+def _known(ids: Collection[Any], key: Any, what: str) -> None:
+    try:
+        if key in ids:
+            return
+    except TypeError:
+        pass
+    raise _LeftOut(f"of no {what} that is listed")
+
+
+def _numbers(values: Any) -> Any:
+    """A list with numbers for the texts of numbers in it; anything else as it is."""
+    if not isinstance(values, list) or not any(isinstance(value, str) for value in values):
+        return values
+    return [number_in(value) for value in values]
+
+
+def _fault_of_box(box: Any) -> str:
+    if box is None or box in ([], ""):
+        return "no box"
+    if not isinstance(box, list) or len(box) != 4 or not all(map(is_finite, box)):
+        return f"the box {_short(box)}, not four numbers x, y, width and height"
+    return "a box of a negative side" if min(box[2:]) < 0 else ""
+
+
+def _is_no_polygon(part: Any) -> bool:
+    return isinstance(part, list) and (len(part) < 6 or len(part) % 2 == 1)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:100]}..."
+
+
+def _box_of(shape: Any, size: Any) -> list[float] | None:
+    """The box about a mask; about the corners of polygons, inside the image, as COCO has them."""
+    if isinstance(shape, Mapping):
+        from pycocotools import mask as coco_mask
+
+        box = coco_mask.toBbox(_encoded(shape, size or shape["size"])).tolist()
+        return box if min(box[2:]) > 0 else None
+    if not shape:
+        return None
+    xs = [x for part in shape for x in part[::2]]
+    ys = [y for part in shape for y in part[1::2]]
+    height, width = size or (math.inf, math.inf)
+    left, right = (min(max(x, 0), width) for x in (min(xs), max(xs)))
+    top, low = (min(max(y, 0), height) for y in (min(ys), max(ys)))
+    return [left, top, right - left, low - top] if left < right and top < low else None
+
+
+def _area_of(shape: Any, size: Any) -> float:
+    """How many pixels a mask has; 0 where there is none."""
+    if shape is None or (size is None and not isinstance(shape, Mapping)):
+        return 0.0
+    from pycocotools import mask as coco_mask
+
+    return float(coco_mask.area(_encoded(shape, size or shape["size"])))
+
+
+def _encoded(shape: Any, size: Sequence[int]) -> Any:
+    from pycocotools import mask as coco_mask
+
+    if isinstance(shape, list):
+        return coco_mask.merge(coco_mask.frPyObjects(shape, *size))
+    if isinstance(shape["counts"], list):
+        return coco_mask.frPyObjects(shape, *size)
+    return shape
