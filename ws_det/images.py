@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ws_det.errors import InputError, first_line
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL.Image import Image
 
 
@@ -44,7 +45,9 @@ def image_path(folder: str | Path, name: Any) -> str:
         )
     return osp.join(folder, name)
 
+
 _ORIENTATION = 0x0112  # EXIF's tag
+TURNED_BY_DECODERS = "TIFF"  # its orientation is a part of the format, whoever reads it turns it
 
 
 @contextmanager
@@ -78,7 +81,29 @@ def opened(path: str | Path, way_out: str = "replace it") -> Iterator[Image]:
         raise InputError(f"the image {path} cannot be read ({reason}): {way_out}") from error
 
 
-def image_size(path: str | Path) -> tuple[int, int]:
+def orientation(image: Image) -> int:
+    """How an opened image is stored, by EXIF's table: 1 is upright, from 5 on it lies on its side.
+
+    Args:
+        image: By :func:`opened`, before its pixels are read.
+    """
+    try:
+        value = image.getexif().get(_ORIENTATION)
+    except Exception:  # what is noted of an image may be damaged where its pixels are not
+        return 1
+    return int(value) if value in range(1, 9) else 1
+
+
+def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn the stored pixels (H, W) or (H, W, C) of an image; a view of them."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return pixels[:, ::-1] if orientation in (2, 3, 6, 7) else pixels
+
+
+def image_size(path: str | Path, turn: bool = True) -> tuple[int, int]:
     """Height and width of an image as it is looked at, from its header alone.
 
     Cameras store a photo as the sensor lies and note how to turn it (EXIF orientation). Both
@@ -86,14 +111,51 @@ def image_size(path: str | Path) -> tuple[int, int]:
 
     Args:
         path: Of the image.
+        turn: Give False for a reader that leaves pixels as they are stored. Those of a TIFF are
+            turned by each reader.
 
     Raises:
         InputError: As of :func:`opened`.
     """
     with opened(path) as image:
-        width, height = image.size
-        on_its_side = image.getexif().get(_ORIENTATION) in (5, 6, 7, 8)
+        is_tiff = image.format == TURNED_BY_DECODERS
+        # Whether the size that Pillow gives a TIFF is turned depends on Pillow's version.
+        width, height = (image.tag_v2[256], image.tag_v2[257]) if is_tiff else image.size
+        on_its_side = (turn or is_tiff) and orientation(image) >= 5
     return (width, height) if on_its_side else (height, width)
+
+
+def read_image(path: str | Path, turn: bool = True, way_out: str = "replace it") -> np.ndarray:
+    """Read an image of any kind as one to look at: RGB, uint8, (H, W, 3), without transparency.
+
+    Args:
+        path: Of the image.
+        turn: As of :func:`image_size`.
+        way_out: What the user can do, the end of the message.
+
+    Raises:
+        InputError: As of :func:`opened`, and for numbers that are no colours.
+    """
+    import numpy as np
+
+    with opened(path, way_out) as image:
+        stored = orientation(image) if turn and image.format != TURNED_BY_DECODERS else 1
+        deep = is_deep(image)
+        pixels = np.asarray(image if deep else image.convert("RGB"))
+    if deep:
+        if pixels.dtype.kind == "f" or pixels.min() < 0 or pixels.max() >= 2**16:
+            raise InputError(
+                f"the image {path} has numbers of 32 bits, of which nobody knows what is white: "
+                f"save it with 8 or 16 bits"
+            )
+        few = pixels if pixels.max() < 256 else pixels // 256  # as OpenCV makes 8 bits of 16
+        pixels = few.astype(np.uint8)[..., None].repeat(3, axis=2)
+    return np.ascontiguousarray(upright(pixels, stored))
+
+
+def is_deep(image: Image) -> bool:
+    """Whether an opened image is gray with more than 8 bits; colours with 16 are opened with 8."""
+    return image.mode.startswith(("I", "F"))
 
 
 @cache

@@ -1,0 +1,106 @@
+"""The one reader of images. Oracles: EXIF's own words in ``tests/photos.py``; pixels by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("PIL", reason="images are read with Pillow")
+pytest.importorskip("numpy", reason="pixels are arrays")
+
+import numpy as np
+from PIL import Image
+
+from tests.photos import FORMATS, HEIGHT, SIDES, SQUARE, WIDTH, picture, square_of, write_photo
+from ws_det.errors import InputError
+from ws_det.images import image_size, read_image
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("orientation", SIDES)
+def test_photos_are_upright(tmp_path: Path, kind: str, orientation: int) -> None:
+    """Their size too. JPEG and AVIF round by at most 16 of 255 at the square's edge."""
+    path = write_photo(tmp_path / f"a.{kind}", orientation)
+    pixels = read_image(path)
+    assert image_size(path) == pixels.shape[:2] == (HEIGHT, WIDTH) and pixels.dtype == np.uint8
+    assert square_of(pixels) == SQUARE
+    assert np.abs(pixels.astype(int) - picture()).max() <= (16 if kind in ("jpg", "avif") else 0)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_stored_pixels(tmp_path: Path, kind: str) -> None:
+    """For readers that leave them so, which no reader does with a TIFF."""
+    path = write_photo(tmp_path / f"a.{kind}", 6)
+    size = (HEIGHT, WIDTH) if kind == "tif" else (WIDTH, HEIGHT)
+    assert image_size(path, turn=False) == read_image(path, turn=False).shape[:2] == size
+
+
+@pytest.mark.parametrize("value", [0, 9, 65535, "damaged"])
+def test_what_is_no_orientation(tmp_path: Path, value: int | str) -> None:
+    """EXIF that nobody can read is no reason to refuse the pixels, and both frameworks do not."""
+    exif = Image.Exif()
+    exif[0x0112] = 1 if value == "damaged" else value
+    content = exif.tobytes()
+    if value == "damaged":
+        content = content[:9] + b"\xff" * len(content[9:])
+    Image.fromarray(picture()).save(tmp_path / "a.jpg", exif=content, **FORMATS["jpg"])
+    assert image_size(tmp_path / "a.jpg") == (HEIGHT, WIDTH)
+    assert square_of(read_image(tmp_path / "a.jpg")) == SQUARE
+
+
+# --- images of all kinds ------------------------------------------------------------------------
+
+COLORS = np.array([[[20, 160, 240], [200, 60, 30]]] * 2, np.uint8)
+GRAY = np.array([[40, 220]] * 2, np.uint8)
+ALPHA = np.array([[255, 128]] * 2, np.uint8)
+
+
+def kinds() -> dict[str, tuple[Image.Image, str, dict]]:
+    """Image, format, and what to save it with."""
+    colors, gray, alpha = map(Image.fromarray, (COLORS, GRAY, ALPHA))
+    rgba, la = colors.copy(), Image.merge("LA", (gray, alpha))
+    rgba.putalpha(alpha)
+    deep_pixels = GRAY.astype(np.uint16) * 256
+    deep = Image.fromarray(deep_pixels)
+    flat = Image.fromarray(GRAY.astype(np.uint16))
+    return {
+        **{f"palette {kind}": (colors.quantize(4), kind, {}) for kind in ("PNG", "GIF", "TIFF")},
+        "palette with a clear colour": (colors.quantize(4), "PNG", {"transparency": 0}),
+        **{f"colours and alpha {kind}": (rgba, kind, {}) for kind in ("PNG", "TIFF")},
+        "colours and alpha WEBP": (rgba, "WEBP", {"lossless": True, "exact": True}),
+        **{f"gray {kind}": (gray, kind, {}) for kind in ("PNG", "TIFF", "GIF", "BMP")},
+        **{f"gray and alpha {kind}": (la, kind, {}) for kind in ("PNG", "TIFF")},
+        **{f"16 bits {kind}": (deep, kind, {}) for kind in ("PNG", "TIFF")},
+        "16 bits, the other end first": (Image.fromarray(deep_pixels.astype(">u2")), "TIFF", {}),
+        "8 of 16 bits": (flat, "PNG", {}),
+        "32 bits that are 16": (Image.fromarray(GRAY.astype(np.int32) * 256), "TIFF", {}),
+        "CMYK": (colors.convert("CMYK"), "TIFF", {}),
+    }
+
+
+@pytest.mark.parametrize("kind", kinds())
+def test_all_kinds_are_looked_at(tmp_path: Path, kind: str) -> None:
+    """Colours are exact; what is clear keeps its colour, as for both frameworks."""
+    image, written, options = kinds()[kind]
+    image.save(tmp_path / "a", written, **options)
+    pixels = read_image(tmp_path / "a")
+    assert pixels.dtype == np.uint8 and image_size(tmp_path / "a") == (2, 2)
+    is_gray = "gray" in kind or "bits" in kind
+    np.testing.assert_array_equal(pixels, GRAY[..., None].repeat(3, 2) if is_gray else COLORS)
+
+
+def test_colours_of_16_bits(tmp_path: Path) -> None:
+    """Written by OpenCV, for Pillow writes none."""
+    cv2 = pytest.importorskip("cv2")
+    for name in ("a.png", "a.tif"):
+        cv2.imwrite(str(tmp_path / name), COLORS[..., ::-1].astype(np.uint16) * 256)
+        np.testing.assert_array_equal(read_image(tmp_path / name), COLORS)
+
+
+@pytest.mark.parametrize("values", [[[0.1, 0.9]], [[-1, 3]], [[0, 2**16]]])
+def test_numbers_that_are_no_colours(tmp_path: Path, values: list) -> None:
+    wide = np.array(values)
+    Image.fromarray(wide.astype(f"{wide.dtype.kind}4")).save(tmp_path / "a.tif")
+    with pytest.raises(InputError, match=r"a\.tif has numbers of 32 bits.*save it with 8 or 16"):
+        read_image(tmp_path / "a.tif")
