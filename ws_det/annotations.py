@@ -10,9 +10,9 @@ from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from ws_det.coco import check_annotations, read_content
-from ws_det.errors import InputError
-from ws_det.mending.entries import mend_categories, mend_images, mend_references, mend_sizes
+from ws_det.mending.entries import mend_categories, mend_images, mend_references
 from ws_det.mending.objects import Objects, Purpose
+from ws_det.mending.sizes import mend_sizes
 from ws_det.mending.tally import Tally
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ws_det.errors import InputError
-from ws_det.images import image_path, image_size
-from ws_det.masks import is_finite, is_size
+from ws_det.masks import is_finite
 from ws_det.mending.tally import Tally, name_of
 
 Entries = list[dict[str, Any]]
@@ -113,40 +111,3 @@ def _renamed(
         return entry
     tally.mend(f"made the {field} of {{}} a number, which was text", name_of(entry, 0), what)
     return {**entry, field: number}
-
-
-def mend_sizes(images: Entries, folder: str | None, tally: Tally) -> Entries:
-    """Images whose height and width are whole numbers, from their headers where they have none.
-
-    Args:
-        images: The list.
-        folder: Of their files, or None to leave images without sizes as they are.
-        tally: Counts.
-
-    Raises:
-        InputError: If a file cannot be read.
-    """
-    return [_sized(image, place, folder, tally) for place, image in enumerate(images, 1)]
-
-
-def _sized(
-    image: dict[str, Any], place: int, folder: str | None, tally: Tally
-) -> dict[str, Any]:
-    height, width = image.get("height"), image.get("width")
-    if type(height) is int and type(width) is int and is_size((height, width)):
-        return image
-    size: Sequence[Any] = [number_in(height), number_in(width)]
-    phrase = "made whole numbers of the height and width of {}"
-    if not is_size(size):
-        if folder is None:
-            return image
-        phrase = "read the height and width of {} from the file"
-        size = image_size(image_path(folder, image["file_name"]))
-    tally.mend(phrase, name_of(image, place), "image")
-    return {**image, "height": int(size[0]), "width": int(size[1])}
-
-
-def size_of(image: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Height and width of an image, or None if it has none."""
-    size = image.get("height"), image.get("width")
-    return size if is_size(size) else None

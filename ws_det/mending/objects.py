@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 from ws_det.errors import InputError
 from ws_det.masks import is_finite, is_mask, is_size
-from ws_det.mending.entries import Entries, number_in, size_of
+from ws_det.mending.entries import Entries, number_in
+from ws_det.mending.sizes import size_of
 from ws_det.mending.tally import Tally, name_of
 
 

@@ -25,6 +25,7 @@ class Tally:
         self._first_left_out = ""
         self._mended: dict[tuple[str, str], list[Any]] = {}
         self._total = 0
+        self._remarks: list[str] = []
 
     def mend(self, phrase: str, first: str, what: str = "annotation") -> None:
         """Count one thing that was changed.
@@ -42,13 +43,17 @@ class Tally:
         self._first_left_out = self._first_left_out or first
         self.left_out[reason] = self.left_out.get(reason, 0) + 1
 
+    def remark(self, sentence: str) -> None:
+        """Note what changes nothing."""
+        self._remarks.append(sentence)
+
     def of(self, total: int) -> None:
         """Say how many annotations there are."""
         self._total = total
 
     def notes(self) -> list[str]:
         """A phrase for each count."""
-        notes = []
+        notes = [*self._remarks]
         for (phrase, what), (count, first) in self._mended.items():
             several = f"{count} {what}s" if count > 1 else f"1 {what}"
             notes.append(phrase.format(f"{several} ({'the first is ' * (count > 1)}{first})"))

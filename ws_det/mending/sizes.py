@@ -1,0 +1,105 @@
+"""The heights and widths of an annotation file, and those of its images."""
+
+from __future__ import annotations
+
+import random
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ws_det.errors import InputError
+from ws_det.images import image_path, image_size, opened
+from ws_det.masks import is_size
+from ws_det.mending.entries import Entries, number_in
+from ws_det.mending.tally import Tally, name_of
+
+SECONDS = 20.0  # that may be spent on comparing sizes
+_QUIET = 10.0  # seconds before a word is said
+
+
+def size_of(image: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Height and width of an image as its file of annotations has them, or None."""
+    size = image.get("height"), image.get("width")
+    return size if is_size(size) else None
+
+
+def mend_sizes(images: Entries, folder: str | None, tally: Tally) -> Entries:
+    """Images whose height and width are whole numbers, and those of the image files.
+
+    Args:
+        images: The list.
+        folder: Of their files, or None to leave images without sizes as they are.
+        tally: Counts.
+
+    Raises:
+        InputError: If a file cannot be read, or has another size.
+    """
+    if folder is not None:
+        _compare([image for image in images if _said(image) is not None], folder, tally)
+    return [_sized(image, place, folder, tally) for place, image in enumerate(images, 1)]
+
+
+def _said(image: Mapping[str, Any]) -> tuple[int, int] | None:
+    """The size that an image is said to have, be it in text or with a fraction of nothing."""
+    size = number_in(image.get("height")), number_in(image.get("width"))
+    return (int(size[0]), int(size[1])) if is_size(size) else None
+
+
+def _sized(image: dict[str, Any], place: int, folder: str | None, tally: Tally) -> dict[str, Any]:
+    height, width = image.get("height"), image.get("width")
+    if type(height) is int and type(width) is int and is_size((height, width)):
+        return image
+    size, phrase = _said(image), "made whole numbers of the height and width of {}"
+    if size is None and folder is None:
+        return image
+    if size is None:
+        size = image_size(image_path(folder, image["file_name"]))
+        phrase = "read the height and width of {} from the file"
+    tally.mend(phrase, name_of(image, place), "image")
+    return {**image, "height": size[0], "width": size[1]}
+
+
+def _compare(images: Sequence[dict[str, Any]], folder: str, tally: Tally) -> None:
+    """Compare sizes with those of the files, in random order as far as the time goes.
+
+    A set of a hundred thousand images on a slow disk would take an hour; a fault that all images
+    or many have is found in the first few.
+    """
+    order = list(range(len(images)))
+    random.Random(0).shuffle(order)
+    started, is_told, wrong = time.monotonic(), False, []
+    for done, number in enumerate(order):
+        spent = time.monotonic() - started
+        if spent > SECONDS:
+            tally.remark(f"compared the sizes of {done} of {len(images)} images with the files")
+            break
+        if spent > _QUIET and not is_told:
+            is_told = True
+            line = f"comparing sizes of images: {done} of {len(images)}, {_QUIET:.0f} s more"
+            print(line, file=sys.stderr, flush=True)
+        path = image_path(folder, images[number]["file_name"])
+        if image_size(path) != _said(images[number]):
+            wrong.append(number)
+    else:
+        done = len(images)
+    if wrong:
+        _refuse(images[min(wrong)], folder, f"{len(wrong)} of {done}", tally)
+
+
+def _refuse(image: dict[str, Any], folder: str, count: str, tally: Tally) -> None:
+    path = image_path(folder, image["file_name"])
+    said, size = _said(image), image_size(path)
+    with opened(path) as stored:
+        is_turned = said == stored.size[::-1]
+    reason = "for its EXIF orientation turns it, " if is_turned else ""
+    way_out = (
+        "write the height and width of the upright images into the file if its boxes are in their "
+        "pixels, or else store the images upright as the file has them"
+        if is_turned
+        else "annotate the images that are there, or give the ones that the file was made for"
+    )
+    raise InputError(
+        f"the image {image['file_name']} is {size[1]} wide and {size[0]} high, {reason}but "
+        f"{tally.name} says {said[1]} and {said[0]} ({count} compared images differ): {way_out}"
+    )
