@@ -11,6 +11,7 @@ from ws_det import fit
 from ws_det.checkpoint import below, load_checkpoint
 from ws_det.checks import check_gpus, check_writable
 from ws_det.detectron2.data import check_sets
+from ws_det.detectron2.placing import is_pretrained, split_query, trunk
 from ws_det.detectron2.recipe import Recipe
 from ws_det.detectron2.weights import loaded_model, local_file, model_in, resume_point
 from ws_det.errors import InputError, first_line
@@ -82,15 +83,14 @@ def _check_weights(
     if osp.splitext(path)[1] == ".pkl":
         # Detectron2 matches their names to the model's by heuristics, and says which it misses.
         state = model_in(load_checkpoint(path))["model"]
-        fit.check_family(model.backbone, state, reference, remedy, force=force)
+        fit.check_family(trunk(model)[1], state, reference, remedy, force=force)
         return
-    state = loaded_model(path)["model"]
-    bottom_up = "backbone.bottom_up."
+    state = loaded_model(path, model, by_names=split_query(reference)[1])["model"]
+    prefix, network = trunk(model)
     if whole:
         fit.check_whole(model, state, reference, remedy, force=force)
-    elif all(key.startswith(bottom_up) for key in state):
-        backbone = model.backbone.bottom_up
-        fit.check_backbone(backbone, below(state, bottom_up), reference, remedy, force=force)
+    elif is_pretrained(state, model):
+        fit.check_backbone(network, below(state, prefix), reference, remedy, force=force)
     else:
         fit.check_start(model, state, reference, remedy, force=force)
 

@@ -9,9 +9,11 @@ from typing import Any
 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils.file_io import PathManager
+from torch import nn
 
 from ws_det.checkpoint import load_checkpoint, save_checkpoint, state_dict_of
 from ws_det.detectron2.intake import admit
+from ws_det.detectron2.placing import placed, split_query
 from ws_det.detectron2.trainer import AccumulatingTrainer
 from ws_det.errors import InputError, first_line
 from ws_det.files import remove_parts, write_text
@@ -30,7 +32,7 @@ class SafeCheckpointer(DetectionCheckpointer):
     The checkpoint of a run it takes up only as far as it fits, see ``intake``.
     """
 
-    _resumes = False
+    _resumes = _by_names = False
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """Load weights, and the state of the run unless ``checkpointables`` is empty.
@@ -40,6 +42,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         """
         trainer = self.checkpointables.get("trainer")
         self._resumes = checkpointables is None and isinstance(trainer, AccumulatingTrainer)
+        path, self._by_names = split_query(path)
         try:
             return super().load(path, checkpointables)
         except InputError:
@@ -54,8 +57,9 @@ class SafeCheckpointer(DetectionCheckpointer):
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         if filename.endswith(".pkl"):
-            return model_in(load_checkpoint(filename))
-        loaded = loaded_model(filename)
+            pickled = model_in(load_checkpoint(filename))
+            return pickled | ({"matching_heuristics": True} if self._by_names else {})
+        loaded = loaded_model(filename, self.model, by_names=self._by_names)
         return admit(loaded, filename, self.checkpointables["trainer"]) if self._resumes else loaded
 
     def save(self, name: str, **kwargs: Any) -> None:
@@ -129,7 +133,9 @@ def local_file(reference: str) -> str:
         InputError: If there is none, or it cannot be fetched.
     """
     try:
-        path = PathManager.get_local_path(reference)
+        path = PathManager.get_local_path(split_query(reference)[0])
+    except InputError:
+        raise
     except Exception as error:  # whatever the handler of the scheme raises
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
@@ -158,11 +164,16 @@ def model_in(pickled: dict[str, Any]) -> dict[str, Any]:
     return {"model": model, "__author__": "Caffe2", "matching_heuristics": True}
 
 
-def loaded_model(path: str) -> dict[str, Any]:
+def loaded_model(
+    path: str, model: nn.Module | None = None, *, by_names: bool = False
+) -> dict[str, Any]:
     """Load a ``.pth`` and bring its weights under Detectron2's keys.
 
     Args:
         path: Of Detectron2, or of a format that ``ws_det.formats`` knows: a backbone or a detector.
+        model: Where the weights of a backbone alone find their place; without one that is where
+            detectors with FPN have it.
+        by_names: Match the names to the model's even if the file does not ask for it.
 
     Returns:
         ``{"model": weights, ...}`` with all else that the file holds.
@@ -172,15 +183,19 @@ def loaded_model(path: str) -> dict[str, Any]:
             Detectron2 has no such network.
     """
     loaded = load_checkpoint(path)
+    if isinstance(trained := loaded.get("model_state"), dict):  # of pycls, which made the RegNets
+        kept = {key: value for key, value in trained.items() if "num_batches_tracked" not in key}
+        loaded = {"model": kept, "matching_heuristics": True}
     state = state_dict_of(loaded)
     rest = dict(loaded) if "model" in loaded else {}
     found = recognize(state)
+    by_names |= rest.pop("matching_heuristics", False) is True
     if found not in (None, _OWN):
         state, rest = _converted(state, found, path), {}
-    elif rest.pop("matching_heuristics", False) is not True:
-        return {**rest, "model": state}
-    if not any(key.startswith("backbone.") for key in state):
-        # by hand and not by Detectron2's heuristics, which lose the mark of folded weights
+        by_names |= not any(key.startswith("backbone.") for key in state)
+    if by_names and model is not None:
+        state = placed(state, model, path)
+    elif by_names and not any(key.startswith("backbone.") for key in state):
         state = with_prefix(state, _BACKBONE)
     return {**rest, "model": state}
 
