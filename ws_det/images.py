@@ -158,6 +158,21 @@ def is_deep(image: Image) -> bool:
     return image.mode.startswith(("I", "F"))
 
 
+def check_depth(image: Image, path: str | Path) -> None:
+    """Refuse an opened image of which Pillow's conversion to RGB makes white without a word.
+
+    Raises:
+        InputError: If it is gray with more than 8 bits, and has values over 255.
+    """
+    import numpy as np
+
+    if is_deep(image) and np.asarray(image).max() > 255:
+        raise InputError(
+            f"the image {path} is gray with 16 bits or more, and all over 255 would be read as "
+            f"white: save it with 8 bits"
+        )
+
+
 @cache
 def _formats() -> list[str]:
     """All that Pillow reads but EPS, which is a program, and for which it starts another one."""

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import mmcv
 import numpy as np
 import pytest
 from mmcv.transforms import LoadImageFromFile
 from PIL import Image
 
+from tests.photos import FORMATS, HEIGHT, SIDES, SQUARE, WIDTH, square_of, write_photo
 from ws_det.errors import InputError, one_sentence
-from ws_det.mmdet.images import LoadNamedImage
+from ws_det.images import image_size
+from ws_det.mmdet.images import LoadNamedImage, turns
 
 
 @pytest.fixture(params=["jpg", "png", "bmp"])
@@ -48,3 +51,74 @@ def test_a_workers_traceback_becomes_its_sentence() -> None:
     with pytest.raises(InputError) as caught, one_sentence():
         raise InputError(text)
     assert str(caught.value) == "the image a.jpg cannot be read (x): replace it"
+
+
+@pytest.mark.parametrize("backend", ["cv2", "pillow"])
+@pytest.mark.parametrize("color_type", ["color", "grayscale"])
+@pytest.mark.parametrize("kind", FORMATS)
+def test_photos_are_upright(tmp_path: Path, kind: str, color_type: str, backend: str) -> None:
+    """Of each format and orientation. Oracle: EXIF's own words, in ``tests/photos.py``."""
+    loader = LoadNamedImage(color_type=color_type, imdecode_backend=backend)
+    for orientation in SIDES:
+        path = write_photo(tmp_path / f"a.{kind}", orientation)
+        results = loader(dict(img_path=str(path)))
+        pixels = results["img"]
+        assert results["img_shape"] == results["ori_shape"] == pixels.shape[:2] == (HEIGHT, WIDTH)
+        if color_type == "grayscale":  # green is 117 there, and grey 90
+            pixels = np.stack([np.zeros_like(pixels), (pixels > 104) * 200], axis=2)
+            assert square_of(pixels) == SQUARE
+        else:
+            assert square_of(pixels) == SQUARE
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_bits_of_ordinary_photos(tmp_path: Path, kind: str) -> None:
+    """What MMCV turns itself has MMCV's own pixels, to the bit."""
+    if kind in ("webp", "avif"):
+        pytest.skip("OpenCV leaves them as they lie")
+    for orientation in SIDES:
+        path = write_photo(tmp_path / f"a.{kind}", orientation)
+        theirs = LoadImageFromFile()(dict(img_path=str(path)))["img"]
+        assert np.array_equal(LoadNamedImage()(dict(img_path=str(path)))["img"], theirs)
+
+
+READERS = [
+    *((flag, "cv2") for flag in ("unchanged", "color_ignore_orientation")),
+    *((flag, "pillow") for flag in ("unchanged", "grayscale_ignore_orientation")),
+]
+
+
+@pytest.mark.parametrize(("color_type", "backend"), READERS)
+@pytest.mark.parametrize("kind", FORMATS)
+def test_who_wants_stored_pixels_gets_them(
+    tmp_path: Path, kind: str, color_type: str, backend: str
+) -> None:
+    """Their size is known from the header, and the pixels are MMCV's."""
+    settings = dict(color_type=color_type, imdecode_backend=backend)
+    path = write_photo(tmp_path / f"a.{kind}", 6)
+    ours = LoadNamedImage(**settings)(dict(img_path=str(path)))["img"]
+    assert np.array_equal(ours, LoadImageFromFile(**settings)(dict(img_path=str(path)))["img"])
+    assert not turns(settings) and ours.shape[:2] == image_size(path, turn=False)
+
+
+def test_seams_of_mmcv(tmp_path: Path) -> None:
+    """What OpenCV 4.12 and Pillow 13 turn; a newer one may do better, and then this is to change.
+
+    The size of what MMCV reads of a photo stored on its side, with OpenCV, and with Pillow.
+    """
+    read = {}
+    for kind in FORMATS:
+        path = write_photo(tmp_path / f"a.{kind}", 6)
+        read[kind] = [mmcv.imread(path, backend=b).shape[0] == HEIGHT for b in ("cv2", "pillow")]
+    assert read.pop("avif", [False, True]) == read.pop("webp") == [False, True]
+    assert all(both == [True, True] for both in read.values())
+
+
+def test_white_is_not_made_of_16_bits(tmp_path: Path) -> None:
+    """OpenCV takes the upper eight bits, as the model sees them; Pillow white."""
+    deep = np.array([[40, 220]], np.uint16) * 256
+    Image.fromarray(deep).save(tmp_path / "a.png")
+    results = dict(img_path=str(tmp_path / "a.png"))
+    assert LoadNamedImage()(dict(results))["img"][0, :, 0].tolist() == [40, 220]
+    with pytest.raises(InputError, match=r"a\.png is gray with 16 bits .*save it with 8"):
+        LoadNamedImage(imdecode_backend="pillow")(results)

@@ -11,8 +11,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 
 from ws_det.coco import check_images, check_shapes, read_annotations
+from ws_det.detectron2.images import check_image
 from ws_det.errors import InputError
-from ws_det.images import opened
 
 PARTS = ("train", "val")
 
@@ -36,8 +36,7 @@ class NamedMapper:
         path = dataset_dict.get("file_name")
         try:
             if isinstance(path, str) and "://" not in path:
-                with opened(path):
-                    pass
+                check_image(path, self.mapper)
             return self.mapper(dataset_dict)
         except InputError:
             raise
