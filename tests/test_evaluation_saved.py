@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from ws_det.errors import InputError
-from ws_det.evaluation.saved import read_saved
+from ws_det.evaluation.saved import load_saved, read_saved
 
 RLE = {"size": [20, 30], "counts": b"QX1"}
 # Not in the order of their ids: MMDetection's label 0 is "bar", Detectron2's "box".
@@ -91,8 +91,59 @@ def test_detectron2(tmp_path: Path, truth: Path) -> None:
     assert list(read_saved(tmp_path / "masks.pth", truth)) == ["bbox", "segm"]
 
 
+@pytest.mark.parametrize("classes", [["box"], ["box", "bar"], ["bar", "box"]])
+@pytest.mark.parametrize("given", [False, True])
+def test_labels_by_the_names_of_their_classes(
+    classes: list[str], given: bool, tmp_path: Path, truth: Path
+) -> None:
+    """In the file, as what wrote it knows them, or given. Oracle: the categories by hand."""
+    ids = {"bar": 7, "box": 3}
+    named = {} if given else {"classes": classes}
+    images = [of_mmdet(5, [*range(len(classes))]) | named]
+    dump(images, tmp_path / "p.pkl")
+    found = [of_detectron2(5, label) | named for label in range(len(classes))]
+    torch.save(found[-1:], tmp_path / "p.pth")
+    box = [1.0, 2.0, 3.0, 6.0]
+    expected = [result(5, ids[name], bbox=box) for name in classes]
+    for name, last in (("p.pkl", expected), ("p.pth", expected[-1:])):
+        saved = load_saved(tmp_path / name, truth, classes if given else None)
+        assert saved.found == {"bbox": last}
+        assert saved.categories == (None if len(classes) == 2 else [3])
+
+
+def test_too_few_classes_are_told(
+    tmp_path: Path, truth: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file without names may be of fewer classes, unless the last one is among its labels."""
+    for label, told in ((0, True), (1, False)):
+        dump([of_mmdet(5, [label])], tmp_path / "p.pkl")
+        torch.save([of_detectron2(5, label)], tmp_path / "p.pth")
+        for name in ("p.pkl", "p.pth"):
+            load_saved(tmp_path / name, truth)
+            said = capsys.readouterr().err
+            assert ("none is of the last 1 of the 2 categories" in said) == told
+            assert said.count("\n") == told
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["box", "cat"], "class 'cat' is not one category"),
+        (["box", "box"], "class 'box' is not one category"),
+        ([3, 4], "no detections"),
+        (7, "no detections"),
+    ],
+)
+def test_classes_that_are_none(names: Any, words: str, tmp_path: Path, truth: Path) -> None:
+    dump([of_mmdet(5, [0]) | {"classes": names}], tmp_path / "p.pkl")
+    with pytest.raises(InputError, match=words):
+        load_saved(tmp_path / "p.pkl", truth)
+
+
 def test_json_is_read_later(truth: Path) -> None:
     assert read_saved("x.bbox.json", truth) == Path("x.bbox.json")
+    with pytest.raises(InputError, match="has category ids"):
+        load_saved("x.bbox.json", truth, ["box"])
 
 
 class Code:

@@ -28,6 +28,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--kinds", nargs="+", choices=("bbox", "segm"), help="default: all that there are"
     )
     parser.add_argument(
+        "--classes",
+        nargs="+",
+        metavar="NAME",
+        help="of a detector of some of the categories, in the order of its labels; "
+        "default: what the file of predictions says, else all",
+    )
+    parser.add_argument(
         "--backend",
         default="auto",
         help="auto (the fastest that is installed), hotcoco, faster-coco-eval or pycocotools",
@@ -51,10 +58,11 @@ def _run(args: argparse.Namespace, names: Sequence[str]) -> None:
     from ws_det.checks import check_file
     from ws_det.coco import check_images
     from ws_det.evaluation import evaluate
+    from ws_det.evaluation.classes import only
     from ws_det.evaluation.inputs import read_truth
     from ws_det.evaluation.report import Run, write_report
     from ws_det.evaluation.result import as_report
-    from ws_det.evaluation.saved import read_saved
+    from ws_det.evaluation.saved import load_saved
     from ws_det.report import class_table, closing_line, table, write_json
 
     for path, flag in ((args.out, "--out"), (args.html, "--html")):
@@ -64,11 +72,17 @@ def _run(args: argparse.Namespace, names: Sequence[str]) -> None:
     if args.images:
         way_out = "give the folder that its file names start from as --images"
         check_images(args.annotations, args.images, truth["images"], way_out)
+    files = [args.predictions, *([args.compare] if args.compare else [])]
+    saved = {file: load_saved(file, args.annotations, args.classes) for file in files}
+    known = [run.categories for run in saved.values() if run.categories is not None]
+    truth = read_truth(args.annotations) if known and not truth else truth
     runs: list[Run] = []
-    for name, file in zip(names, (args.predictions, args.compare)):
-        found = read_saved(file, args.annotations)
+    for name, file in zip(names, files):
+        found, seen = saved[file].found, args.annotations
+        if known:
+            seen, found = only(truth, found, known)
         kinds = list(runs[0].results) if runs else args.kinds
-        results = evaluate(args.annotations, found, kinds, args.backend)
+        results = evaluate(seen, found, kinds, args.backend)
         if args.html:
             runs.append(Run.of(name, results, found))
         report = as_report(results)
@@ -81,7 +95,8 @@ def _run(args: argparse.Namespace, names: Sequence[str]) -> None:
             end += f"; numbers in {args.out}"
         print(f"\n{end}")
     if args.html:
-        write_report(args.html, truth, runs, Path(args.annotations).name, args.images)
+        shown = seen if known else truth
+        write_report(args.html, shown, runs, Path(args.annotations).name, args.images)
         print(f"page in {args.html}")
 
 

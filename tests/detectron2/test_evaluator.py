@@ -21,6 +21,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from tests.conftest import write_set
+from tools import evaluate as tool
 from ws_det.detectron2.data import register_set
 from ws_det.detectron2.evaluator import CocoTwelveEvaluator, PicturesEvaluator
 from ws_det.detectron2.train import leave_groups
@@ -127,6 +128,22 @@ def test_back_ends_and_saved_predictions(val, coco_set, tmp_path, backend):
             for kind, result in evaluate(file, found).items():
                 # Sums in another order
                 assert result.stats == pytest.approx(evaluator.report[kind], abs=1e-9)
+
+
+def test_saved_predictions_say_their_classes(val, coco_set, tmp_path):
+    """Against a file of one more category, in another order. Oracle: the numbers of the run."""
+    evaluator = CocoTwelveEvaluator(val, ("bbox", "segm"), str(tmp_path))
+    evaluated(val, evaluator)
+    content = json.loads((coco_set / "annotations/instances_val2017.json").read_text())
+    content["categories"] = [{"id": 1, "name": "more"}, *content["categories"][::-1]]
+    file = tmp_path / "more.json"
+    file.write_text(json.dumps(content))
+    more = ["--out", str(tmp_path / "numbers.json")]
+    tool.main([str(tmp_path / "instances_predictions.pth"), str(file), *more])
+    numbers = json.loads((tmp_path / "numbers.json").read_text())
+    for kind in ("bbox", "segm"):
+        # Sums in another order
+        assert numbers[kind] == pytest.approx(evaluator.report[kind], abs=1e-9)
 
 
 def test_a_back_end_that_is_not_there(val, tmp_path):

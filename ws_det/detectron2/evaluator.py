@@ -47,6 +47,9 @@ class CocoTwelveEvaluator(COCOEvaluator):
     def evaluate(self, img_ids: Any = None) -> dict[str, Any]:
         """Detectron2's results, in percent, and ``report``."""
         self.report = {}
+        names = self._metadata.get("thing_classes")
+        for prediction in self._predictions if names else ():
+            prediction["classes"] = names  # what the labels in instances_predictions.pth are
         return super().evaluate(img_ids)
 
     def _eval_predictions(self, predictions: Sequence[dict[str, Any]], img_ids: Any = None) -> None:

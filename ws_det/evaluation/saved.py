@@ -5,36 +5,61 @@ from __future__ import annotations
 import io
 import pickle
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from ws_det.arrays import loaded
 from ws_det.errors import InputError, first_line
+from ws_det.evaluation.classes import ids_of_labels, warn_of_fewer
 from ws_det.evaluation.detections import check_labels, coco_results
 from ws_det.evaluation.inputs import read_truth
 
+Found = dict[str, list[dict[str, Any]]]
+_Labels = Callable[[Sequence[Any], Sequence[int]], list[Any]]
 
-def read_saved(path: str | Path, annotations: str | Path) -> Path | dict[str, list[dict[str, Any]]]:
+
+class Saved(NamedTuple):
+    """What a framework saved.
+
+    Attributes:
+        found: The path of COCO results, or they by kind, an image that is there twice once.
+        categories: Ids of those that the detector knows, if it does not know all.
+    """
+
+    found: Path | Found
+    categories: list[Any] | None = None
+
+
+def read_saved(path: str | Path, annotations: str | Path) -> Path | Found:
+    """The ``found`` of ``load_saved``."""
+    return load_saved(path, annotations).found
+
+
+def load_saved(
+    path: str | Path, annotations: str | Path, classes: Sequence[str] | None = None
+) -> Saved:
     """COCO results from what a framework saved.
 
     Args:
         path: A ``.json`` of COCO results, which is left to ``evaluate``; a ``.pkl`` written by
             MMDetection's ``--out``; or the ``instances_predictions.pth`` of Detectron2.
         annotations: Their annotation file, which has the category ids of the labels.
-
-    Returns:
-        The path of the results, or they by kind, an image that is there twice once.
+        classes: The detector's, in the order of its labels. By default those that the file
+            names, as ``tools/test.py`` and ``CocoTwelveEvaluator`` write it, else all categories.
 
     Raises:
-        InputError: If the file is missing, damaged, or holds anything else.
+        InputError: If the file is missing, damaged, holds anything else, or if its classes are
+            not those of the annotation file.
     """
     path = Path(path)
     readers = {".pkl": _mmdet, ".pickle": _mmdet, ".pth": _detectron2}
     if path.suffix == ".json":
-        return path
+        if classes:
+            raise InputError(f"--classes are of labels, {path} has category ids: leave them out")
+        return Saved(path)
     if path.suffix not in readers:
         raise InputError(
             f"the predictions {path} end in none of .json, .pkl and .pth: give what MMDetection or "
@@ -42,9 +67,24 @@ def read_saved(path: str | Path, annotations: str | Path) -> Path | dict[str, li
         )
     if not path.is_file():
         raise InputError(f"the predictions {path} do not exist: give the path of an existing file")
-    categories = [category["id"] for category in read_truth(annotations)["categories"]]
+    categories = read_truth(annotations)["categories"]
+    known: list[Any] = []
+
+    def ids(images: Sequence[Any], labels: Sequence[int]) -> list[Any]:
+        in_order = categories
+        if path.suffix == ".pth":  # Detectron2's labels are in the order of the ids
+            in_order = sorted(categories, key=lambda category: category["id"])
+        names = classes or _names(images)
+        if names is None:
+            warn_of_fewer(path, max(labels, default=-1), len(categories), annotations)
+        known[:] = ids_of_labels(in_order, names, annotations)
+        return known
+
     try:
-        return readers[path.suffix](path, categories)
+        found = readers[path.suffix](path, ids)
+        return Saved(found, known if len(known) < len(categories) else None)
+    except InputError:
+        raise
     except pickle.UnpicklingError as error:
         raise InputError(
             f"the predictions {path} hold more than detections ({first_line(error)[:100]}): give "
@@ -52,8 +92,9 @@ def read_saved(path: str | Path, annotations: str | Path) -> Path | dict[str, li
         ) from None
     except IndexError:
         raise InputError(
-            f"the predictions {path} have more classes than the {len(categories)} of "
-            f"{annotations}: give the annotation file that they were made for"
+            f"the predictions {path} have more classes than the {len(known)} of "
+            f"{'--classes' if classes else annotations}: give the annotation file that they were "
+            f"made for"
         ) from None
     except Exception as error:  # damaged bytes make a reader raise anything
         raise InputError(
@@ -62,24 +103,33 @@ def read_saved(path: str | Path, annotations: str | Path) -> Path | dict[str, li
         ) from None
 
 
-def _mmdet(path: Path, categories: Sequence[Any]) -> dict[str, list[dict[str, Any]]]:
-    """A list of images; labels are in the order of the annotation file."""
-    images = {image["img_id"]: image["pred_instances"] for image in _listed(_Detections.read(path))}
-    return _together(coco_results(i, found, categories) for i, found in images.items())
+def _mmdet(path: Path, ids: _Labels) -> Found:
+    """A list of images."""
+    saved = _listed(_Detections.read(path))
+    images = {image["img_id"]: image["pred_instances"] for image in saved}
+    labels = [label for found in images.values() for label in found["labels"].tolist()]
+    known = ids(saved, labels)
+    return _together(coco_results(i, found, known) for i, found in images.items())
 
 
-def _detectron2(path: Path, categories: Sequence[Any]) -> dict[str, list[dict[str, Any]]]:
-    """A list of images; labels are in the order of the category ids."""
-    saved = _load(path)
-    images = {image["image_id"]: _listed(image["instances"]) for image in _listed(saved)}
-    ids = sorted(categories)
-    found = [
-        {**detection, "category_id": ids[check_labels([detection["category_id"]])[0]]}
-        for detections in images.values()
-        for detection in detections
-    ]
+def _detectron2(path: Path, ids: _Labels) -> Found:
+    """A list of images."""
+    saved = _listed(_load(path))
+    images = {image["image_id"]: _listed(image["instances"]) for image in saved}
+    detections = [detection for image in images.values() for detection in image]
+    labels = check_labels([detection["category_id"] for detection in detections])
+    known = ids(saved, labels)
+    found = [{**d, "category_id": known[label]} for d, label in zip(detections, labels)]
     masks = any("segmentation" in detection for detection in found)
     return dict.fromkeys(("bbox", "segm") if masks else ("bbox",), found)
+
+
+def _names(images: Sequence[Any]) -> list[str] | None:
+    """The classes that the file names, the same for all of its images."""
+    names = images[0].get("classes") if images else None
+    if names is not None and not all(isinstance(name, str) for name in names):
+        raise TypeError("classes that are no names")
+    return None if names is None else list(names)
 
 
 def _listed(content: Any) -> list[Any]:

@@ -22,10 +22,19 @@ STATS = (
 
 
 class DumpPredictions(DumpDetResults):
-    """MMDetection's, whose file is there complete or not at all."""
+    """MMDetection's, whose file names the classes and is there complete or not at all.
+
+    ``dataset_meta`` has to be set. MMDetection's own tools read the file as they read theirs.
+    """
 
     def compute_metrics(self, results: list) -> dict:
         """Write the predictions of all ranks."""
+        meta = self.dataset_meta
+        metas = meta if isinstance(meta, list) else [meta or {}]  # of sets that were joined
+        names = {tuple(meta.get("classes") or ()) for meta in metas} - {()}
+        if len(names) == 1:
+            (classes,) = names
+            results = [{**image, "classes": classes} for image in results]
         with replacing(self.out_file_path) as file:
             pickle.dump(results, file)
         return {}

@@ -154,7 +154,9 @@ def test(
         runner = AccumulatingRunner.from_cfg(cfg)
         if out:
             device = "cpu" if launcher == "none" else "gpu"
-            runner.test_evaluator.metrics.append(DumpPredictions(out, collect_device=device))
+            dump = DumpPredictions(out, collect_device=device)
+            dump.dataset_meta = runner.test_dataloader.dataset.metainfo
+            runner.test_evaluator.metrics.append(dump)
         with one_sentence():
             runner.test()
         return _report(runner)
