@@ -44,6 +44,8 @@ def mend_annotations(
     masks: bool = False,
     classes: Collection[str] | None = None,
     without_masks: str = "use a detector of boxes",
+    needed: bool = True,
+    turn: bool = True,
 ) -> Mended:
     """Read a COCO annotation file and mend it.
 
@@ -54,6 +56,9 @@ def mend_annotations(
         masks: Whether the model learns masks from it, or is judged by masks.
         classes: Names of the categories that are used, by default all.
         without_masks: What a user whose set has no masks can do, the end of that message.
+        needed: Whether it may not be without anything to learn from or to evaluate by, as one file
+            of several may, and one of which predictions alone are wanted.
+        turn: Whether images are turned upright when they are read, see ``ws_det.images``.
 
     Returns:
         The file as the run is to read it.
@@ -65,7 +70,7 @@ def mend_annotations(
     content, is_utf8 = read_content(path)
     mended = mend_content(
         content, path, folder, training=training, masks=masks, classes=classes,
-        without_masks=without_masks,
+        without_masks=without_masks, needed=needed, turn=turn,
     )  # fmt: skip
     if is_utf8:
         return mended
@@ -81,6 +86,8 @@ def mend_content(
     masks: bool = False,
     classes: Collection[str] | None = None,
     without_masks: str = "use a detector of boxes",
+    needed: bool = True,
+    turn: bool = True,
 ) -> Mended:
     """Mend what was read from a COCO annotation file, which is left as it is.
 
@@ -92,6 +99,8 @@ def mend_content(
         masks: Whether masks are used.
         classes: Names of the categories that are used.
         without_masks: What a user whose set has no masks can do.
+        needed: Whether something of it has to be used.
+        turn: Whether images are turned upright.
 
     Raises:
         InputError: If it has what cannot be mended.
@@ -103,9 +112,9 @@ def mend_content(
     things = content.get("annotations", [])
     images, things = mend_references(images, things, "image", tally)
     categories, things = mend_references(categories, things, "category", tally)
-    images = mend_sizes(images, folder, tally)
+    images = mend_sizes(images, folder, tally, turn)
     used = {c["id"] for c in categories if classes is None or c["name"] in classes}
-    purpose = Purpose(training, masks, used, without_masks)
+    purpose = Purpose(training, masks, used, without_masks, needed)
     things = Objects(images, categories, purpose, tally).mend(things)
     if not tally.changed:
         return Mended(dict(content), False, tally.notes())

@@ -21,12 +21,14 @@ class Purpose(NamedTuple):
         masks: Whether their masks are used.
         used: Ids of the categories that are used.
         without_masks: What a user without masks can do.
+        needed: Whether something of them has to be used.
     """
 
     training: bool
     masks: bool
     used: Collection[Any]
     without_masks: str
+    needed: bool
 
 
 class _LeftOut(Exception):
@@ -55,7 +57,7 @@ class Objects:
         """All that can be used.
 
         Raises:
-            InputError: If one cannot be mended, or none is left.
+            InputError: If one cannot be mended, or none is left of which some are needed.
         """
         self._tally.of(len(things))
         kept, used, crowds = [], 0, 0
@@ -79,7 +81,7 @@ class Objects:
             if thing["category_id"] in self._purpose.used:
                 used += crowd == 0
                 crowds += crowd == 1
-        if not used:
+        if not used and self._purpose.needed:
             self._refuse(len(things), crowds)
         return self._with_ids(kept)
 

@@ -24,20 +24,23 @@ def size_of(image: Mapping[str, Any]) -> tuple[int, int] | None:
     return size if is_size(size) else None
 
 
-def mend_sizes(images: Entries, folder: str | None, tally: Tally) -> Entries:
+def mend_sizes(
+    images: Entries, folder: str | None, tally: Tally, turn: bool = True
+) -> Entries:
     """Images whose height and width are whole numbers, and those of the image files.
 
     Args:
         images: The list.
         folder: Of their files, or None to leave images without sizes as they are.
         tally: Counts.
+        turn: As of ``image_size``.
 
     Raises:
         InputError: If a file cannot be read, or has another size.
     """
     if folder is not None:
-        _compare([image for image in images if _said(image) is not None], folder, tally)
-    return [_sized(image, place, folder, tally) for place, image in enumerate(images, 1)]
+        _compare([image for image in images if _said(image) is not None], folder, tally, turn)
+    return [_sized(image, place, folder, tally, turn) for place, image in enumerate(images, 1)]
 
 
 def _said(image: Mapping[str, Any]) -> tuple[int, int] | None:
@@ -46,7 +49,9 @@ def _said(image: Mapping[str, Any]) -> tuple[int, int] | None:
     return (int(size[0]), int(size[1])) if is_size(size) else None
 
 
-def _sized(image: dict[str, Any], place: int, folder: str | None, tally: Tally) -> dict[str, Any]:
+def _sized(
+    image: dict[str, Any], place: int, folder: str | None, tally: Tally, turn: bool
+) -> dict[str, Any]:
     height, width = image.get("height"), image.get("width")
     if type(height) is int and type(width) is int and is_size((height, width)):
         return image
@@ -54,13 +59,15 @@ def _sized(image: dict[str, Any], place: int, folder: str | None, tally: Tally) 
     if size is None and folder is None:
         return image
     if size is None:
-        size = image_size(image_path(folder, image["file_name"]))
+        size = image_size(image_path(folder, image["file_name"]), turn)
         phrase = "read the height and width of {} from the file"
     tally.mend(phrase, name_of(image, place), "image")
     return {**image, "height": size[0], "width": size[1]}
 
 
-def _compare(images: Sequence[dict[str, Any]], folder: str, tally: Tally) -> None:
+def _compare(
+    images: Sequence[dict[str, Any]], folder: str, tally: Tally, turn: bool
+) -> None:
     """Compare sizes with those of the files, in random order as far as the time goes.
 
     A set of a hundred thousand images on a slow disk would take an hour; a fault that all images
@@ -79,19 +86,21 @@ def _compare(images: Sequence[dict[str, Any]], folder: str, tally: Tally) -> Non
             line = f"comparing sizes of images: {done} of {len(images)}, {_QUIET:.0f} s more"
             print(line, file=sys.stderr, flush=True)
         path = image_path(folder, images[number]["file_name"])
-        if image_size(path) != _said(images[number]):
+        if image_size(path, turn) != _said(images[number]):
             wrong.append(number)
     else:
         done = len(images)
     if wrong:
-        _refuse(images[min(wrong)], folder, f"{len(wrong)} of {done}", tally)
+        _refuse(images[min(wrong)], folder, f"{len(wrong)} of {done}", tally, turn)
 
 
-def _refuse(image: dict[str, Any], folder: str, count: str, tally: Tally) -> None:
+def _refuse(
+    image: dict[str, Any], folder: str, count: str, tally: Tally, turn: bool
+) -> None:
     path = image_path(folder, image["file_name"])
-    said, size = _said(image), image_size(path)
+    said, size = _said(image), image_size(path, turn)
     with opened(path) as stored:
-        is_turned = said == stored.size[::-1]
+        is_turned = turn and said == stored.size[::-1]
     reason = "for its EXIF orientation turns it, " if is_turned else ""
     way_out = (
         "write the height and width of the upright images into the file if its boxes are in their "
