@@ -34,7 +34,7 @@ SQUARE = (8, 4, 20, 16)  # x, y, width and height: near the left and the top
 GREEN, GREY = (0, 200, 0), (90, 90, 90)
 
 
-def picture() -> np.ndarray:
+def upright_pixels() -> np.ndarray:
     """The upright picture, RGB of (H, W, 3): a green square on grey."""
     pixels = np.full((HEIGHT, WIDTH, 3), GREY, np.uint8)
     x, y, width, height = SQUARE
@@ -59,7 +59,7 @@ def stored(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 def write_photo(path: Path, orientation: int, pixels: np.ndarray | None = None) -> Path:
     """Write a picture, by default the square, as a camera that was held so."""
-    image = Image.fromarray(stored(picture() if pixels is None else pixels, orientation))
+    image = Image.fromarray(stored(upright_pixels() if pixels is None else pixels, orientation))
     exif = Image.Exif()
     exif[0x0112] = orientation
     options = FORMATS[path.suffix[1:]]
@@ -72,6 +72,6 @@ def write_photo(path: Path, orientation: int, pixels: np.ndarray | None = None) 
 
 def square_of(pixels: np.ndarray) -> tuple[int, ...]:
     """Where the green square is, as ``SQUARE``: the extent of what is more green than red."""
-    rows, columns = np.nonzero(pixels[..., 1].astype(int) - pixels[..., 0] > 60)
+    rows, columns = np.nonzero(pixels[..., 1].astype(int) - pixels[..., 0] > 100)
     x, y = columns.min(), rows.min()
     return tuple(int(side) for side in (x, y, columns.max() + 1 - x, rows.max() + 1 - y))

@@ -12,7 +12,8 @@ pytest.importorskip("numpy", reason="pixels are arrays")
 import numpy as np
 from PIL import Image
 
-from tests.photos import FORMATS, HEIGHT, SIDES, SQUARE, WIDTH, picture, square_of, write_photo
+from tests import photos
+from tests.photos import FORMATS, HEIGHT, SIDES, SQUARE, WIDTH, square_of, write_photo
 from ws_det.errors import InputError
 from ws_det.images import image_size, read_image
 
@@ -25,7 +26,8 @@ def test_photos_are_upright(tmp_path: Path, kind: str, orientation: int) -> None
     pixels = read_image(path)
     assert image_size(path) == pixels.shape[:2] == (HEIGHT, WIDTH) and pixels.dtype == np.uint8
     assert square_of(pixels) == SQUARE
-    assert np.abs(pixels.astype(int) - picture()).max() <= (16 if kind in ("jpg", "avif") else 0)
+    most = 16 if kind in ("jpg", "avif") else 0
+    assert np.abs(pixels.astype(int) - photos.upright_pixels()).max() <= most
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -48,7 +50,7 @@ def test_what_is_no_orientation(tmp_path: Path, kind: str, value: int | str) -> 
         content = content[:6] + b"\xff" * len(content[6:])
     # The orientation of a TIFF is no EXIF, and Pillow refuses to write such an AVIF.
     if kind != "tif" and (kind, value) != ("avif", "damaged"):
-        Image.fromarray(picture()).save(path, exif=content, **FORMATS[kind])
+        Image.fromarray(photos.upright_pixels()).save(path, exif=content, **FORMATS[kind])
     assert image_size(path) == (HEIGHT, WIDTH)
     assert square_of(read_image(path)) == SQUARE
 

@@ -8,7 +8,7 @@ in data sets that are farms of links.
 from __future__ import annotations
 
 import os.path as osp
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path, PurePath
@@ -151,6 +151,27 @@ def read_image(path: str | Path, turn: bool = True, way_out: str = "replace it")
         few = pixels if pixels.max() < 256 else pixels // 256  # as OpenCV makes 8 bits of 16
         pixels = few.astype(np.uint8)[..., None].repeat(3, axis=2)
     return np.ascontiguousarray(upright(pixels, stored))
+
+
+def check_size(
+    path: str | Path, real: Sequence[int], stated: Sequence[Any], way_out: str = "correct them"
+) -> None:
+    """Refuse annotations of an image of another size, in whose pixels the boxes then are not.
+
+    Args:
+        path: Of the image.
+        real: Its height and width.
+        stated: Those by the annotations.
+        way_out: What the user can do, the end of the message.
+
+    Raises:
+        InputError: If they differ.
+    """
+    if tuple(real) != tuple(stated):
+        raise InputError(
+            f"the image {path} has height {real[0]} and width {real[1]}, and height {stated[0]} "
+            f"and width {stated[1]} by its annotations: {way_out}"
+        )
 
 
 def is_deep(image: Image) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 
 from ws_det.evaluation.report_choice import Kept
 from ws_det.evaluation.report_errors import CORRECT, TYPES
-from ws_det.images import image_path, opened
+from ws_det.images import check_size, image_path, image_size, read_image
 from ws_det.masks import is_box, is_mask, is_size
 
 SIDE = 560  # pixels of the longer side of a picture
@@ -45,8 +45,8 @@ def picture(
     Raises:
         InputError: If the image cannot be read, or its name leads out of the folder.
     """
-    uri, size, full = _jpeg(image_path(folder, image["file_name"]))
-    full = _stated_size(image, full)
+    pixels, full = _pixels(image_path(folder, image["file_name"]), image)
+    uri, size = _jpeg(pixels)
     labels = {key: at for at, key in enumerate(sorted({c["id"] for c in truth["categories"]}))}
 
     def drawn(thing: Mapping[str, Any], **facts: Any) -> dict[str, Any]:
@@ -105,12 +105,30 @@ def _mask_of(thing: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray | No
         return None
 
 
-def _stated_size(image: Mapping[str, Any], real: tuple[int, int]) -> tuple[int, int]:
-    """Width and height by the annotations, in whose pixels boxes and masks are."""
-    stated = image.get("height"), image.get("width")
-    if not is_size(stated) or max(stated) > 100 * max(real):  # masks would take that memory
-        return real
-    return int(stated[1]), int(stated[0])
+def _pixels(path: str, image: Mapping[str, Any]) -> tuple[np.ndarray, tuple[int, int]]:
+    """The pixels to show, and the width and height by the annotations, in which boxes are.
+
+    A photo is shown upright, or as it is stored, if it is of that size that the annotations speak.
+    The folder may have all images smaller or larger than the annotations do.
+    """
+    pixels = read_image(path, way_out=_WAY_OUT)
+    real, stated = pixels.shape[:2], (image.get("height"), image.get("width"))
+    if not is_size(stated):
+        return pixels, real[::-1]
+    height, width = map(int, stated)
+    if real != (height, width) and image_size(path, turn=False) == (height, width):
+        pixels = read_image(path, turn=False, way_out=_WAY_OUT)
+    elif not _is_scaled(real, (height, width)):
+        check_size(path, real, (height, width), _WAY_OUT)
+    return pixels, (width, height)
+
+
+def _is_scaled(real: Sequence[int], stated: Sequence[int]) -> bool:
+    """Whether a size is another one, scaled and rounded; masks of a far larger one take memory."""
+    height, width = stated
+    # There is a scale that gives both sides to a pixel.
+    fits = abs(real[0] / height - real[1] / width) <= 1 / height + 1 / width
+    return fits and max(stated) <= 100 * max(real)
 
 
 def _box_of(mask: np.ndarray) -> list[float]:
@@ -136,15 +154,16 @@ def _outline(mask: np.ndarray, size: tuple[int, int]) -> str:
     return "".join(parts)
 
 
-def _jpeg(path: str) -> tuple[str, tuple[int, int], tuple[int, int]]:
-    """A small JPEG as a data URI, its size, and that of the image."""
-    with opened(path, _WAY_OUT) as image:
-        small = image.convert("RGB")
+def _jpeg(pixels: np.ndarray) -> tuple[str, tuple[int, int]]:
+    """A small JPEG as a data URI, and its width and height."""
+    from PIL import Image
+
+    small = Image.fromarray(pixels)
     small.thumbnail((SIDE, SIDE))
     content = io.BytesIO()
     small.save(content, "JPEG", quality=_QUALITY, optimize=True)
     coded = base64.b64encode(content.getvalue()).decode()
-    return f"data:image/jpeg;base64,{coded}", small.size, image.size
+    return f"data:image/jpeg;base64,{coded}", small.size
 
 
 def _found_by(index: int, runs: Sequence[Kept]) -> list[bool]:
