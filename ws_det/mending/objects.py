@@ -83,6 +83,7 @@ class Objects:
                 crowds += crowd == 1
         if not used and self._purpose.needed:
             self._refuse(len(things), crowds)
+        self._check_pixels(kept)
         return self._with_ids(kept)
 
     def _is_ordinary(self, thing: dict[str, Any]) -> bool:
@@ -125,6 +126,8 @@ class Objects:
         if thing.get("ignore", 0) != 0:
             del thing["ignore"]
             self._tally.mend("passed over the 'ignore' of {}", name)
+        if "keypoints" in thing:
+            self._mend_keypoints(thing, name)
         return thing
 
     def _iscrowd(self, thing: Mapping[str, Any], name: str) -> int:
@@ -142,9 +145,7 @@ class Objects:
     def _shape(self, thing: Mapping[str, Any], size: Any, name: str) -> Any:
         shape = thing.get("segmentation")
         mended = self._polygons(shape, name) if isinstance(shape, list) else shape
-        if not mended and not isinstance(mended, (int, float)):
-            mended = None
-        if mended is None:
+        if not mended:
             if not self._purpose.masks:
                 return None
             if self._purpose.training:
@@ -210,10 +211,28 @@ class Objects:
         self._tally.mend("computed the area of {}", name)
         return computed
 
+    def _mend_keypoints(self, thing: dict[str, Any], name: str) -> None:
+        points = _numbers(thing["keypoints"])
+        if not isinstance(points, list) or len(points) % 3 or not all(map(is_finite, points)):
+            del thing["keypoints"]
+            self._tally.mend("left out the keypoints of {}, which are not three numbers each", name)
+        elif points != thing["keypoints"]:
+            thing["keypoints"] = points
+            self._tally.mend("made numbers of text in the keypoints of {}", name)
+
     def _has_extent(self, thing: Mapping[str, Any]) -> bool:
         x, y, w, h = thing["bbox"]
         height, width = self._sizes[thing["image_id"]] or (math.inf, math.inf)
         return min(x + w, width) > max(x, 0) and min(y + h, height) > max(y, 0)
+
+    def _check_pixels(self, things: Entries) -> None:
+        """Refuse boxes of which none is longer than a pixel: they are in fractions of the image."""
+        if all(max(thing["bbox"]) <= 1 for thing in things):
+            raise InputError(
+                f"all boxes of {self._tally.name} are within one pixel, the first is "
+                f"{_short(things[0]['bbox'])}: write x, y, width and height in pixels, not in "
+                f"fractions of the image"
+            )
 
     def _with_ids(self, things: Entries) -> Entries:
         taken = [thing.get("id") for thing in things]
