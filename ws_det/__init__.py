@@ -4,6 +4,7 @@ Importing this package loads torch and nothing heavier. ``import ws_det.mmdet`` 
 layers with MMDetection.
 """
 
+from ws_det import renaming as _renaming  # noqa: F401  converted models take other names
 from ws_det.convert import convert_to_ws, plan_conversion
 from ws_det.errors import InputError
 from ws_det.fold import fold_ws

@@ -32,6 +32,9 @@ FilterFn = Callable[[nn.Module, str], bool]
 Pairing = Callable[[nn.Module], "dict[str, str] | None"]
 _pairings: list[Pairing] = []
 
+#: Called with what :func:`convert_to_ws` returns.
+after_conversion: list[Callable[[nn.Module], None]] = []
+
 
 class Change(NamedTuple):
     """What conversion does with one module.
@@ -146,7 +149,10 @@ def convert_to_ws(
         for name, child in parent._modules.items():  # named_children() would skip a second name
             if child in swaps:
                 parent._modules[name] = swaps[child]
-    return swaps.get(module, module)
+    result = swaps.get(module, module)
+    for call in after_conversion:
+        call(result)
+    return result
 
 
 def _refuse_empty(plan: list[Change], module: nn.Module) -> None:

@@ -6,7 +6,8 @@ The checks load what fits into the module they are given: so its own hooks renam
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -21,6 +22,24 @@ from ws_det.layers import WeightStandardized
 # start from another one whose heads differ.
 _LEAST_OF_BACKBONE = 0.75
 _LEAST_OF_MODEL = 0.5
+
+_checked = 0
+
+
+@contextmanager
+def checked() -> Iterator[None]:
+    """What is loaded inside was checked here: a model need not say again what it thinks of it."""
+    global _checked
+    _checked += 1
+    try:
+        yield
+    finally:
+        _checked -= 1
+
+
+def is_checked() -> bool:
+    """Whether ``checked`` is at work."""
+    return _checked > 0
 
 
 def check_whole(
@@ -177,7 +196,8 @@ def _compare(
     fitting = OrderedDict((k, v) for k, v in state.items() if k not in misshaped)
     fitting._metadata = getattr(state, "_metadata", {})  # those hooks read versions in it
     try:
-        missing, unexpected = module.load_state_dict(fitting, strict=False)
+        with checked():
+            missing, unexpected = module.load_state_dict(fitting, strict=False)
     except RuntimeError as error:  # its first line has no reason; a folded kernel is one
         reason = (str(error).splitlines()[1:] or [first_line(error)])[0].strip()
         raise InputError(f"{path} cannot be loaded: {reason}") from None

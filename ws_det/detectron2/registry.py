@@ -32,6 +32,7 @@ from ws_det import convert
 from ws_det.detectron2.layers import WSConv2d
 from ws_det.detectron2.norms import get_norm
 from ws_det.errors import InputError
+from ws_det.renaming import pass_on_to_parents
 
 
 def add_ws_config(cfg: CfgNode) -> None:
@@ -178,6 +179,7 @@ def register_parts() -> None:
         convert.FROZEN_NORMS.add(FrozenBatchNorm2d)
         convert.register_pairing(pair_own_norm)
         convert.register_pairing(pair_cycle_norms)
+    pass_on_to_parents()
 
 
 def pair_own_norm(parent: nn.Module) -> dict[str, str] | None:

@@ -11,6 +11,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils.file_io import PathManager
 from torch import nn
 
+from ws_det import fit
 from ws_det.checkpoint import load_checkpoint, save_checkpoint, state_dict_of
 from ws_det.detectron2.intake import admit
 from ws_det.detectron2.placing import placed, split_query
@@ -44,7 +45,8 @@ class SafeCheckpointer(DetectionCheckpointer):
         self._resumes = checkpointables is None and isinstance(trainer, AccumulatingTrainer)
         path, self._by_names = split_query(path)
         try:
-            return super().load(path, checkpointables)
+            with fit.checked():  # what did not fit was refused, or --force is given
+                return super().load(path, checkpointables)
         except InputError:
             raise
         except Exception as error:  # what does not fit makes Detectron2 and torch raise anything

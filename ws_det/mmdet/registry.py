@@ -9,6 +9,7 @@ from torch import nn
 
 from ws_det import layers, norms
 from ws_det.convert import register_pairing
+from ws_det.renaming import pass_on_to_parents
 
 # Names of our own: "ConvWS is already registered" is what users of WS report most.
 LAYERS: dict[str, type[nn.Module]] = {
@@ -56,5 +57,6 @@ def pair_bottle2neck(parent: nn.Module) -> dict[str, str] | None:
 
 
 register_layers()
+pass_on_to_parents()
 register_pairing(pair_conv_module)
 register_pairing(pair_bottle2neck)

@@ -13,6 +13,7 @@ from mmengine.runner import Runner
 
 from ws_det.checks import check_file, check_writable
 from ws_det.errors import InputError, one_sentence
+from ws_det.fit import checked
 from ws_det.lock import alone_in
 from ws_det.mmdet import launch, preflight
 from ws_det.mmdet.config import complete, load_config
@@ -98,7 +99,7 @@ def train(
         with disk_full(cfg.work_dir):
             runner = AccumulatingRunner.from_cfg(cfg)
             runner.point = point
-            with one_sentence():
+            with one_sentence(), checked():
                 runner.train()
         return _report(runner)
 
@@ -157,7 +158,7 @@ def test(
             dump = DumpPredictions(out, collect_device=device)
             dump.dataset_meta = runner.test_dataloader.dataset.metainfo
             runner.test_evaluator.metrics.append(dump)
-        with one_sentence():
+        with one_sentence(), checked():
             runner.test()
         return _report(runner)
 
