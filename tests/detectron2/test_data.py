@@ -13,6 +13,7 @@ from detectron2.data.datasets import register_coco_instances
 
 from tests import hostile_sets
 from ws_det.detectron2.data import NamedMapper, category_names, check_sets, register_set
+from ws_det.detectron2.set_files import Wants
 from ws_det.errors import InputError
 
 
@@ -82,10 +83,15 @@ def test_missing_image_is_named(copied):
 
 def test_a_mapper_names_the_image(copied):
     def fail(dataset_dict):
-        raise OSError("cannot identify image file")
+        return dataset_dict["depth"]
 
-    with pytest.raises(InputError, match=r"1\.jpg cannot be used \(cannot identify"):
-        NamedMapper(fail)({"file_name": str(copied / "val2017/1.jpg")})
+    path = copied / "val2017/1.jpg"
+    words = r"function fails on the image .*1\.jpg, which can be read \(KeyError: 'depth'\)"
+    with pytest.raises(InputError, match=f"{words}: correct its dataset dict, or the mapper$"):
+        NamedMapper(fail)({"file_name": str(path)})
+    path.write_bytes(path.read_bytes()[:600])
+    with pytest.raises(InputError, match=r"1\.jpg cannot be read \(.*: replace it$"):
+        NamedMapper(fail)({"file_name": str(path)})
 
 
 RLE = {"size": [64, 96], "counts": "oooooooo"}  # a number that does not end
@@ -97,8 +103,8 @@ RLE = {"size": [64, 96], "counts": "oooooooo"}  # a number that does not end
         (lambda c: c["images"][1].update(file_name="../val2017/1.jpg"), "'../val2017/1.jpg'"),
         (lambda c: c["images"][1].update(file_name="/etc/hostname"), "'/etc/hostname'"),
         (lambda c: c["images"][1].update(file_name=None), "image None"),
-        (lambda c: c["annotations"][1].update(segmentation=RLE), "annotation 2 .* not whole"),
-        (lambda c: c["annotations"][1].update(segmentation=[[1e12] * 6]), "annotation 2 "),
+        (lambda c: c["annotations"][1].update(segmentation=RLE), "annotation id 2 .* not whole"),
+        (lambda c: c["annotations"][1].update(segmentation=[[1e12] * 6]), "annotation id 2 "),
         (lambda c: c.update(annotations=[[]]), "no list of annotations"),
     ],
 )
@@ -106,7 +112,7 @@ def test_annotations_that_lead_outside(copied, fault, words):
     """Outside of the folder, or of the memory of the code that reads masks: before a start."""
     edit(copied, "train", fault)
     with pytest.raises(InputError, match=words):
-        check_sets(["broken_train", "broken_val"], [2])
+        check_sets(["broken_train", "broken_val"], [2], Wants(masks=True))
 
 
 @pytest.mark.parametrize("url", ["x/../../secret.jpg", "http://x/../1.jpg", 3])

@@ -10,39 +10,12 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 
-from ws_det.coco import check_images, check_shapes, read_annotations
-from ws_det.detectron2.images import check_image
+from ws_det.coco import read_annotations
+from ws_det.detectron2.mapper import NamedMapper as NamedMapper  # its name is public here too
+from ws_det.detectron2.set_files import Findings, Wants, check_set
 from ws_det.errors import InputError
 
 PARTS = ("train", "val")
-
-
-class NamedMapper:
-    """A dataset mapper that names the image it could not read.
-
-    Args:
-        mapper: Detectron2's own or another.
-    """
-
-    def __init__(self, mapper: Any) -> None:
-        self.mapper = mapper
-
-    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any] | None:
-        """Map one dataset dict.
-
-        Raises:
-            InputError: If its image cannot be read or decoded.
-        """
-        path = dataset_dict.get("file_name")
-        try:
-            if isinstance(path, str) and "://" not in path:
-                check_image(path, self.mapper)
-            return self.mapper(dataset_dict)
-        except InputError:
-            raise
-        except Exception as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
-            raise InputError(f"the image {path} cannot be used ({reason}): replace it") from error
 
 
 def image_names(batch: Sequence[dict[str, Any]]) -> list[str]:
@@ -85,56 +58,77 @@ def category_names(name: str) -> list[str] | None:
     Raises:
         InputError: If no set has that name, or its annotation file is missing or damaged.
     """
-    if name not in DatasetCatalog:
-        raise InputError(
-            f"no data set is registered as {name!r}: give --data-root FOLDER, or register it in "
-            f"the config"
-        )
+    _check_registered(name)
     path = MetadataCatalog.get(name).get("json_file")
-    if path is None:
-        return None
-    categories = read_annotations(path)["categories"]
-    try:
-        return [str(c["name"]) for c in sorted(categories, key=lambda category: category["id"])]
-    except TypeError:
-        raise InputError(f"the categories of {path} have no ids of one type: correct it") from None
+    return None if path is None else _names(path, read_annotations(path))
 
 
-def check_sets(names: Sequence[str], num_classes: Sequence[int]) -> None:
+def check_sets(
+    names: Sequence[str], num_classes: Sequence[int], wants: Wants | None = None
+) -> Findings:
     """Check annotation files, categories and that every image file exists.
 
     Args:
         names: Registered sets, the first is the one that labels are taken from.
         num_classes: Of each head.
+        wants: What else the config wants of them; by default they are evaluated by boxes.
+
+    Returns:
+        What was found, for ``write_copies``.
 
     Raises:
         InputError: For the first fault found.
     """
-    classes: list[str] | None = None
-    for name in names:
-        own = category_names(name)
-        if own is None:
+    wants = wants or Wants(test_sets=names)
+    found = Findings({}, {}, [])
+    first: tuple[str, list[str]] | None = None
+    empty = 0
+    for name in dict.fromkeys(names):
+        _check_registered(name)
+        content = check_set(name, wants, max(num_classes, default=None), found)
+        if content is None:
             continue
-        metadata = MetadataCatalog.get(name)
+        path = MetadataCatalog.get(name).json_file
+        own = _names(path, content)
         wrong = [count for count in num_classes if count != len(own)]
         if wrong:
             raise InputError(
                 f"num_classes={wrong[0]} of the config's model does not match the {len(own)} "
-                f"categories of {metadata.json_file}: pass --data-root FOLDER, which sets both"
+                f"categories of {path}: pass --data-root FOLDER, which sets both"
             )
-        classes = classes or own
-        if own != classes:
+        first = first or (name, own)
+        if own != first[1]:
             raise InputError(
-                f"{metadata.json_file} has other categories ({', '.join(own[:3])}, ...) than "
-                f"{names[0]} ({', '.join(classes[:3])}, ...): use sets with the same ones"
+                f"{path} has other categories ({', '.join(own[:3])}, ...) than {first[0]} "
+                f"({', '.join(first[1][:3])}, ...): use sets with the same ones"
             )
-        annotations = read_annotations(metadata.json_file)
-        check_shapes(metadata.json_file, annotations)
-        images = annotations["images"]
-        if metadata.get("evaluator_type") == "lvis":  # which takes folder and file from elsewhere
-            names = ["/".join(str(image.get("coco_url")).split("/")[-2:]) for image in images]
-            images = [{"file_name": name} for name in names]
-        check_images(metadata.json_file, metadata.image_root, images, "complete the folder")
+        empty += name in wants.train_sets and not any(map(_is_learned, content["annotations"]))
+    if 0 < len(set(wants.train_sets)) == empty:
+        raise InputError(
+            f"the sets {', '.join(wants.train_sets)} have nothing to learn from: correct their "
+            f"annotation files"
+        )
+    return found
+
+
+def _is_learned(thing: dict[str, Any]) -> bool:
+    return not thing.get("iscrowd") and min(thing["bbox"][2:]) > 0
+
+
+def _check_registered(name: str) -> None:
+    if name not in DatasetCatalog:
+        raise InputError(
+            f"no data set is registered as {name!r}: give --data-root FOLDER, or register it in "
+            f"the config"
+        )
+
+
+def _names(path: str, content: dict[str, Any]) -> list[str]:
+    try:
+        ordered = sorted(content["categories"], key=lambda category: category["id"])
+    except TypeError:
+        raise InputError(f"the categories of {path} have no ids of one type: correct it") from None
+    return [str(category["name"]) for category in ordered]
 
 
 # Where Detectron2 looks for its own sets too.

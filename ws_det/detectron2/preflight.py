@@ -13,6 +13,7 @@ from ws_det.checks import check_gpus, check_writable
 from ws_det.detectron2.data import check_sets
 from ws_det.detectron2.placing import is_pretrained, split_query, trunk
 from ws_det.detectron2.recipe import Recipe
+from ws_det.detectron2.set_files import Findings
 from ws_det.detectron2.weights import loaded_model, local_file, model_in, resume_point
 from ws_det.errors import InputError, first_line
 from ws_det.guard import check_on_nan
@@ -22,7 +23,7 @@ OUTPUT_DIR = "train.output_dir=DIR (in a yaml config OUTPUT_DIR DIR)"  # what gi
 
 def check(
     recipe: Recipe, processes: int, machines: int, *, resume: bool, test: bool, force: bool = False
-) -> None:
+) -> Findings:
     """Check a recipe for a run.
 
     Args:
@@ -33,6 +34,9 @@ def check(
         test: Whether to evaluate alone.
         force: Only warn of weights trained in another way.
 
+    Returns:
+        What was found in its sets, for ``write_copies``.
+
     Raises:
         InputError: For the first fault found, cheap checks first.
     """
@@ -42,8 +46,10 @@ def check(
     check_writable(recipe.output_dir, OUTPUT_DIR)
     if not test:
         _check_training(recipe, processes * machines)
-    sets = recipe.test_sets if test else [*recipe.train_sets, *recipe.test_sets]
-    check_sets(sets, recipe.num_classes())
+    wants = recipe.wants()
+    wants = wants._replace(train_sets=()) if test else wants
+    sets = [*wants.train_sets, *wants.test_sets]
+    found = check_sets(sets, recipe.num_classes(), wants)
     model = build_model(recipe)
     last = resume_point(recipe.output_dir) if resume and not test else None
     if test or last:
@@ -53,6 +59,7 @@ def check(
         _check_weights(recipe, model, path, whole=True, force=force)
     elif recipe.weights:
         _check_weights(recipe, model, recipe.weights, whole=False, force=force)
+    return found
 
 
 def _check_training(recipe: Recipe, processes: int) -> None:

@@ -10,17 +10,20 @@ import torch
 from detectron2.config import CfgNode, instantiate
 from detectron2.data import (
     DatasetMapper,
+    MetadataCatalog,
     build_detection_test_loader,
     build_detection_train_loader,
     get_detection_dataset_dicts,
 )
+from detectron2.data.detection_utils import create_keypoint_hflip_indices
 from detectron2.engine import DefaultTrainer
 from detectron2.solver import build_lr_scheduler, build_optimizer
 from detectron2.utils.registry import locate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
-from ws_det.detectron2.data import NamedMapper
+from ws_det.detectron2.mapper import NamedMapper
+from ws_det.detectron2.set_files import Wants
 from ws_det.detectron2.stream import build_train_loader, seed_sampler
 
 
@@ -77,6 +80,21 @@ class LazyRecipe:
         """Of each head."""
         return [node.num_classes for node in _nodes(self.cfg.model) if "num_classes" in node]
 
+    def wants(self) -> Wants:
+        """What it wants of its sets."""
+        parts = {key: node[key] for node in _nodes(self.cfg.model) for key in node}
+        mapper = self.cfg.dataloader.train.get("mapper") or {}
+        reads_masks = mapper.get("use_instance_mask", False)
+        return Wants(
+            self.train_sets,
+            self.test_sets,
+            masks=parts.get("mask_head") is not None,
+            mask_format=mapper.get("instance_mask_format", "polygon") if reads_masks else None,
+            keypoints=parts.get("keypoint_head") is not None,
+            num_keypoints=parts.get("num_keypoints"),
+            own_mapper=_located(mapper.get("_target_")) is DatasetMapper,
+        )
+
     def build_model(self) -> nn.Module:
         """The model, on the CPU."""
         return instantiate(self.cfg.model)
@@ -95,6 +113,10 @@ class LazyRecipe:
         """See ``stream.build_train_loader``; another loader of the config's stays as it is."""
         seed_sampler(seed)
         loader = copy.deepcopy(self.cfg.dataloader.train)
+        known = MetadataCatalog.get(self.train_sets[0]).get("keypoint_flip_map") is not None
+        if known and loader.mapper.get("use_keypoint"):  # the config's own may be those of COCO
+            flips = create_keypoint_hflip_indices(self.train_sets)
+            loader.mapper.keypoint_hflip_indices = flips
         loader.mapper = NamedMapper(instantiate(loader.mapper))
         if _located(loader._target_) is build_detection_train_loader:
             loader._target_ = build_train_loader
@@ -153,6 +175,18 @@ class YamlRecipe:
         """Of each head."""
         retinanet = "RetinaNet" in self.cfg.MODEL.META_ARCHITECTURE
         return [(self.cfg.MODEL.RETINANET if retinanet else self.cfg.MODEL.ROI_HEADS).NUM_CLASSES]
+
+    def wants(self) -> Wants:
+        """What it wants of its sets."""
+        model = self.cfg.MODEL
+        return Wants(
+            self.train_sets,
+            self.test_sets,
+            masks=model.MASK_ON,
+            mask_format=self.cfg.INPUT.MASK_FORMAT if model.MASK_ON else None,
+            keypoints=model.KEYPOINT_ON,
+            num_keypoints=model.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS,
+        )
 
     def build_model(self) -> nn.Module:
         """The model, on the CPU."""

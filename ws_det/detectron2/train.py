@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from argparse import Namespace
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ from ws_det.batch import Batch
 from ws_det.checks import check_writable
 from ws_det.detectron2 import preflight
 from ws_det.detectron2.config import load_recipe
+from ws_det.detectron2.copies import registered_anew, write_copies
 from ws_det.detectron2.curves import CurvesHook
 from ws_det.detectron2.data import image_names
 from ws_det.detectron2.evaluator import CocoTwelveEvaluator, PicturesEvaluator
@@ -93,9 +95,13 @@ def run(
     recipe, _ = _load(job, max(processes * machines, 1))
     test = job.eval_only
     with _alone(recipe, job, machine_rank == 0):  # the first process takes the lock over
-        preflight.check(recipe, processes, machines, resume=job.resume, test=test, force=job.force)
+        found = preflight.check(
+            recipe, processes, machines, resume=job.resume, test=test, force=job.force
+        )
+        sets = write_copies(found, recipe.output_dir)
     try:
-        launch(_work, processes, machines, machine_rank, dist_url, args=(job,))
+        args = (job, sets, found.notes)
+        launch(_work, processes, machines, machine_rank, dist_url, args=args)
     except ProcessRaisedException as error:
         raise _one_sentence(error) from error
     except ProcessExitedException as error:
@@ -106,13 +112,20 @@ def run(
         ) from error
 
 
-def _work(job: Job) -> None:
+def _work(job: Job, sets: Mapping[str, Mapping[str, Any]], notes: Sequence[str]) -> None:
     """What each process does.
 
     After an error it keeps its group, for the others fail as soon as that is gone, and the error
     that the user is told is that of the process which ends first.
+
+    Args:
+        job: What to do.
+        sets: For ``registered_anew``.
+        notes: On the sets, to be logged.
     """
-    _run(job)
+    recipe, line = _load(job, comm.get_world_size())
+    with registered_anew(sets):
+        _run(job, recipe, line, notes)
     leave_groups()
 
 
@@ -123,13 +136,14 @@ def leave_groups() -> None:
     leave_group()
 
 
-def _run(job: Job) -> None:
-    recipe, line = _load(job, comm.get_world_size())
+def _run(job: Job, recipe: Recipe, line: str, notes: Sequence[str]) -> None:
     with _alone(recipe, job, comm.is_main_process()):
         comm.synchronize()  # a refused run leaves no logs of its other processes
         default_setup(recipe.cfg, Namespace(config_file=find_config(job.config), **_flags(job)))
         if not job.eval_only:
             _log.info(line)
+        for note in notes:
+            _log.warning(note)
         model = recipe.build_model().to(recipe.device)
         report = _test(recipe, model, job) if job.eval_only else _train(recipe, model, job)
     if comm.is_main_process():
