@@ -227,7 +227,7 @@ class Objects:
 
     def _check_pixels(self, things: Entries) -> None:
         """Refuse boxes of which none is longer than a pixel: they are in fractions of the image."""
-        if all(max(thing["bbox"]) <= 1 for thing in things):
+        if things and all(max(thing["bbox"]) <= 1 for thing in things):
             raise InputError(
                 f"all boxes of {self._tally.name} are within one pixel, the first is "
                 f"{_short(things[0]['bbox'])}: write x, y, width and height in pixels, not in "
