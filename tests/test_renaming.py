@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ws_det import InputError, convert_to_ws, fold_ws
+from ws_det import InputError, convert_to_ws, fold_ws, renaming
 
 # Detectron2's name of each of the model's, and that of the WS authors' release: by hand.
 NAMES = {
@@ -163,3 +163,11 @@ def test_a_pickle_of_a_folded_model_needs_no_ws_det(tmp_path: Path):
 
 def test_a_model_can_still_be_scripted():
     torch.jit.script(network())
+
+
+def test_a_compiled_front_of_a_model_can_be_made():
+    """Once a framework's adapter is there, every module that ours are put into is watched."""
+    renaming.pass_on_to_parents()
+    state, model = filled().state_dict(), network()
+    torch.compile(model, backend="eager").load_state_dict(named(state, DETECTRON2))
+    assert_equal(model, state)

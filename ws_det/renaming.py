@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import Any
 from weakref import WeakSet
 
@@ -49,9 +50,10 @@ def take_other_names(module: nn.Module) -> None:
     """
     hooks = vars(module).get("_load_state_dict_pre_hooks")
     if hooks is None or any(_is_ours(hook) for hook in hooks.values()):
-        return  # None of a compiled model, which is a front of another
+        return
     if not hooks:  # a handle to a hook holds on to the dict that it is in
-        module._load_state_dict_pre_hooks = _Hooks()
+        # not by setattr, which a compiled model hands on to the one behind it
+        vars(module)["_load_state_dict_pre_hooks"] = _Hooks()
     module._register_load_state_dict_pre_hook(_look, with_module=True)
 
 
@@ -92,7 +94,7 @@ def _look(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> Non
 def _rename(own: dict[str, Tensor], state: dict[str, Any]) -> None:
     """Give weights the model's names in place, if more of them fit then."""
     given = state_dict_of(state)
-    source, target = recognize(given), recognize(own)
+    source, target = recognize(given), recognize(_unwrapped(own))
     converted: Converted | None = None
     if source and target and source is not target:
         try:
@@ -120,6 +122,17 @@ def _rename(own: dict[str, Tensor], state: dict[str, Any]) -> None:
             f"under the names of {target.title}{_listed(left, 'have no place there')}"
             f"{_listed(misfits, 'are of another shape')}; {'; '.join(converted.notes)}"
         )
+
+
+def _unwrapped(own: Iterable[str]) -> list[str]:
+    """Names without that of a module around the model, as DDP and torch.compile have one."""
+    names = list(own)
+    while recognize(names) is None:
+        tops, _, rests = zip(*(name.partition(".") for name in names), strict=True)
+        if len(set(tops)) > 1 or not all(rests):
+            break
+        names = list(rests)
+    return names
 
 
 def _start(own: dict[str, Tensor], state: dict[str, Any]) -> str:
