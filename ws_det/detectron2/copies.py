@@ -67,6 +67,6 @@ def _register(name: str, changes: Mapping[str, Any]) -> None:
     elif "json_file" in changes:
         path, folder = metadata["json_file"], metadata["image_root"]
         DatasetCatalog[name] = partial(load_coco_json, path, folder, name)
-    if changes:
-        MetadataCatalog.remove(name)
-        MetadataCatalog.get(name).set(**metadata)
+    # Anew for all: an evaluator notes there which file it converted a set to.
+    MetadataCatalog.remove(name)
+    MetadataCatalog.get(name).set(**metadata)

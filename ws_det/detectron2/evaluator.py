@@ -40,7 +40,13 @@ class CocoTwelveEvaluator(COCOEvaluator):
     def __init__(
         self, dataset_name: str, tasks: Sequence[str], output_dir: str, backend: str = "auto"
     ) -> None:
-        super().__init__(dataset_name, tasks, output_dir=output_dir, use_fast_impl=False)
+        super().__init__(
+            dataset_name,
+            tasks,
+            output_dir=output_dir,
+            use_fast_impl=False,
+            allow_cached_coco=False,  # of a set without a file, which may have changed since
+        )
         self.backend = choose(backend)
         self.report: dict[str, Any] = {}
 
