@@ -12,15 +12,16 @@ import torch
 from detectron2.config import CfgNode, LazyConfig
 from detectron2.data import MetadataCatalog
 from detectron2.utils.registry import locate
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig
+from omegaconf.errors import OmegaConfBaseException
 
+from ws_det.detectron2.completed import check_values, complete, one_sentence
 from ws_det.detectron2.data import category_names, register_set
 from ws_det.detectron2.recipe import LazyRecipe, Recipe, YamlRecipe
 from ws_det.detectron2.safe_config import load_yaml
 from ws_det.errors import InputError, first_line
 from ws_det.paths import find_config
 
-_NEEDED = ("model", "dataloader.train", "dataloader.test", "optimizer", "lr_multiplier", "train")
 # What is read from `train` although no config of Detectron2's has it.
 _TRAIN = {"seed", "accumulation_steps", "clip_grad", "on_nan"}
 _TRAIN |= {"cudnn_benchmark", "float32_precision"}
@@ -53,10 +54,16 @@ def load_recipe(name: str, options: Sequence[str] = (), data_root: str | None = 
             f"the config {path} cannot be read ({type(error).__name__}: {first_line(error)}): "
             f"correct it"
         ) from error
+    with one_sentence(path):
+        return _applied(cfg, path, options, data_root)
+
+
+def _applied(
+    cfg: DictConfig | CfgNode, path: str, options: Sequence[str], data_root: str | None
+) -> Recipe:
     lazy = isinstance(cfg, DictConfig)
-    for key in _NEEDED if lazy else ():
-        if OmegaConf.select(cfg, key) is None:
-            raise InputError(f"the config {path} has no {key!r}: give a config of a whole detector")
+    if lazy:
+        complete(cfg, path)
     kind = LazyRecipe if lazy else YamlRecipe
     if data_root is not None:
         if not osp.isdir(data_root):
@@ -64,15 +71,20 @@ def load_recipe(name: str, options: Sequence[str] = (), data_root: str | None = 
                 f"there is no folder {data_root}: give --data-root the folder of a COCO set"
             )
         kind.lead_to(cfg, *_set_below(data_root))
-    base_batch = kind(cfg).base_batch
+    try:
+        base_batch = kind(cfg).base_batch
+    except (OmegaConfBaseException, AttributeError, TypeError, ValueError):
+        base_batch = None  # the options may give what is missing
     (_override_lazy if lazy else _override_yaml)(cfg, options)
+    if lazy:
+        check_values(cfg, path)
     if not torch.cuda.is_available():
         if lazy:
             cfg.train.device = "cpu"
         else:
             cfg.MODEL.DEVICE = "cpu"
     recipe = kind(cfg)
-    recipe.base_batch = base_batch  # the learning rate is for the config's own
+    recipe.base_batch = base_batch or recipe.base_batch  # the learning rate is for the config's own
     return recipe
 
 
@@ -135,7 +147,8 @@ def _check_key(cfg: DictConfig, key: str) -> None:
             if part in readable:
                 return
             _refuse(key, part, [*names, *readable])
-        node = node[part]
+        if number < len(parents):  # the last may have no value yet
+            node = node[part]
 
 
 def _read_by(node: Any, path: Sequence[str]) -> set[str]:

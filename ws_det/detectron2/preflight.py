@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os.path as osp
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -49,8 +52,12 @@ def check(
     wants = recipe.wants()
     wants = wants._replace(train_sets=()) if test else wants
     sets = [*wants.train_sets, *wants.test_sets]
+    if test and not sets:
+        raise InputError("the config has no set to test on: give it one or pass --data-root FOLDER")
     found = check_sets(sets, recipe.num_classes(), wants)
     model = build_model(recipe)
+    if not test:
+        _check_solver(recipe, model)
     last = resume_point(recipe.output_dir) if resume and not test else None
     if test or last:
         path = recipe.weights if test else last
@@ -77,6 +84,17 @@ def _check_training(recipe: Recipe, processes: int) -> None:
             "automatic mixed precision needs a GPU: leave out train.amp.enabled=True (in a yaml "
             "config SOLVER.AMP.ENABLED True)"
         )
+
+
+def _check_solver(recipe: Recipe, model: nn.Module) -> None:
+    period = recipe.checkpoint["period"]
+    if not isinstance(period, int) or period < 1:
+        raise InputError(
+            f"a checkpoint every {period} iterations: give train.checkpointer.period (in a yaml "
+            f"config SOLVER.CHECKPOINT_PERIOD) 1 or more"
+        )
+    with _one_sentence("optimizer or its schedule"):
+        recipe.build_schedule(recipe.build_optimizer(model))
 
 
 def _check_weights(
@@ -108,17 +126,24 @@ def build_model(recipe: Recipe) -> nn.Module:
     Raises:
         InputError: If it cannot be built.
     """
-    try:
+    with _one_sentence("model"):
         return recipe.build_model()
-    except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
+
+
+@contextmanager
+def _one_sentence(part: str) -> Iterator[None]:
+    logger = logging.getLogger("detectron2.config.instantiate")  # which names the part before
+    disabled, logger.disabled = logger.disabled, True
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # what is built may be the user's own
+        plain = isinstance(error, (AssertionError, AttributeError, KeyError, TypeError, ValueError))
+        kind = f"{type(error).__name__}: " if plain else ""
         raise InputError(
-            f"the config's model cannot be built ({type(error).__name__}: "
-            f"{first_line(error)}): correct it"
+            f"the config's {part} cannot be built "
+            f"({kind}{first_line(error if plain else error.__cause__ or error)}): correct it"
         ) from error
-    except Exception as error:
-        cause = error.__cause__ or error
-        raise InputError(
-            f"the config's model cannot be built ({first_line(cause)}): correct it"
-        ) from error
+    finally:
+        logger.disabled = disabled

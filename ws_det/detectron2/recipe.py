@@ -25,6 +25,7 @@ from torch import nn
 from ws_det.detectron2.mapper import NamedMapper
 from ws_det.detectron2.set_files import Wants
 from ws_det.detectron2.stream import build_train_loader, seed_sampler
+from ws_det.errors import InputError
 
 
 class LazyRecipe:
@@ -56,8 +57,10 @@ class LazyRecipe:
         self.batch_size: int = cfg.dataloader.train.total_batch_size
         # Images of a step that the learning rate is for.
         self.base_batch: int = self.batch_size * self.accumulation
-        self.train_sets = _names(cfg.dataloader.train.dataset.names)
-        self.test_sets = _names(cfg.dataloader.test.dataset.names)
+        # A function of the user's own that makes dataset dicts has no names.
+        self.train_sets = _names(OmegaConf.select(cfg, "dataloader.train.dataset.names") or ())
+        test = cfg.dataloader.get("test")
+        self.test_sets = _names(test.dataset.names) if test else []
 
     @property
     def learning_rate(self) -> float | None:
@@ -71,7 +74,14 @@ class LazyRecipe:
     @staticmethod
     def lead_to(cfg: DictConfig, sets: Sequence[str], num_classes: int) -> None:
         """Let a config use two registered sets, and its heads as many classes."""
-        cfg.dataloader.train.dataset.names, cfg.dataloader.test.dataset.names = sets
+        for loader, name in zip((cfg.dataloader.train, cfg.dataloader.get("test")), sets):
+            if loader and OmegaConf.select(loader, "dataset.names") is None:
+                raise InputError(
+                    "--data-root has no effect on a dataloader without dataset.names: give the "
+                    "config one, as Detectron2's common/data/coco.py has, or leave out --data-root"
+                )
+            if loader:
+                loader.dataset.names = name
         for node in _nodes(cfg.model):
             if "num_classes" in node and not OmegaConf.is_interpolation(node, "num_classes"):
                 node.num_classes = num_classes
@@ -113,11 +123,13 @@ class LazyRecipe:
         """See ``stream.build_train_loader``; another loader of the config's stays as it is."""
         seed_sampler(seed)
         loader = copy.deepcopy(self.cfg.dataloader.train)
-        known = MetadataCatalog.get(self.train_sets[0]).get("keypoint_flip_map") is not None
-        if known and loader.mapper.get("use_keypoint"):  # the config's own may be those of COCO
-            flips = create_keypoint_hflip_indices(self.train_sets)
-            loader.mapper.keypoint_hflip_indices = flips
-        loader.mapper = NamedMapper(instantiate(loader.mapper))
+        flip_maps = [MetadataCatalog.get(n).get("keypoint_flip_map") for n in self.train_sets[:1]]
+        if "mapper" in loader:
+            known = flip_maps not in ([], [None])
+            if known and loader.mapper.get("use_keypoint"):  # the config's own may be those of COCO
+                flips = create_keypoint_hflip_indices(self.train_sets)
+                loader.mapper.keypoint_hflip_indices = flips
+            loader.mapper = NamedMapper(instantiate(loader.mapper))
         if _located(loader._target_) is build_detection_train_loader:
             loader._target_ = build_train_loader
             loader.seed, loader.skip = seed, skip
@@ -127,7 +139,8 @@ class LazyRecipe:
         """Of a test set."""
         loader = copy.deepcopy(self.cfg.dataloader.test)
         loader.dataset.names = name
-        loader.mapper = NamedMapper(instantiate(loader.mapper))
+        if "mapper" in loader:
+            loader.mapper = NamedMapper(instantiate(loader.mapper))
         return instantiate(loader)
 
 

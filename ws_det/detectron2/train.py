@@ -258,7 +258,7 @@ def _evaluate(
 def _in_ddp(recipe: Recipe, model: nn.Module) -> nn.Module:
     # Detectron2's default, the local rank, is refused without GPUs.
     without_gpu = {"device_ids": None} if recipe.device == "cpu" else {}
-    return create_ddp_model(model, **recipe.ddp, **without_gpu)
+    return create_ddp_model(model, **(recipe.ddp | without_gpu))
 
 
 def _flags(job: Job) -> dict[str, Any]:
