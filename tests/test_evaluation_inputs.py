@@ -21,6 +21,9 @@ RLE = mask.frPyObjects([[2, 3, 11, 3, 11, 11, 2, 11]], 20, 30)[0]
 RLE["counts"] = RLE["counts"].decode()
 
 
+NO_BOX = {"thing_bbox": ..., "thing_segmentation": ...}
+
+
 def case(**changes: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """An object and its detection, each with the changes whose names begin with theirs."""
     thing = {"id": 1, "image_id": 5, "category_id": 3, "bbox": [2, 3, 9, 8], "area": 72}
@@ -62,13 +65,14 @@ def refusal(truth: Any, found: Any, kinds: Any = None) -> str:
         ({"found_bbox": ["a", 2, 3, 4]}, "bbox", ["'a'", "four numbers"]),
         ({"found_segmentation": ...}, "segm", ["prediction 1", "RLE", "--kinds segm"]),
         ({"found_segmentation": [[1, 1, 5, 1, 5, 5]]}, "segm", ["RLE", "pycocotools.mask"]),
-        ({"thing_bbox": ...}, "bbox", ["annotation 1", "'bbox'"]),
-        ({"thing_bbox": [1, 2]}, "bbox", ["annotation 1", "'bbox'", "four numbers"]),
-        ({"thing_area": ...}, "bbox", ["annotation 1", "'area'"]),
-        ({"thing_area": None}, "segm", ["annotation 1", "'area'"]),
-        ({"thing_segmentation": ...}, "segm", ["annotation 1", "'segmentation'"]),
-        ({"thing_segmentation": []}, "segm", ["annotation 1", "'segmentation'"]),
+        (NO_BOX, "bbox", ["annotation 1", "no box", "'bbox'"]),
+        ({**NO_BOX, "thing_bbox": [1, 2]}, "bbox", ["annotation 1", "box [1, 2]", "four numbers"]),
+        ({**NO_BOX, "thing_bbox": [9, 9, -1, 2]}, "bbox", ["annotation 1", "negative side"]),
+        ({"thing_segmentation": ...}, "segm", ["annotation 1", "no mask", "--kinds bbox"]),
+        ({"thing_segmentation": []}, "segm", ["annotation 1", "no mask"]),
         ({"thing_segmentation": [[1, 1, 5, 5]]}, "segm", ["annotation 1", "three corners"]),
+        ({"thing_image_id": 6}, "bbox", ["no annotation of the truth", "like 5", "name 6"]),
+        ({"thing_iscrowd": "yes"}, "bbox", ["annotation 1", "iscrowd 'yes'", "0 or 1"]),
     ],
 )
 def test_a_value_that_is_no_answer(
@@ -81,7 +85,56 @@ def test_a_value_that_is_no_answer(
     paths = tmp_path / "truth.json", tmp_path / "found.json"
     for path, content in zip(paths, (truth, found)):
         path.write_text(json.dumps(content))
-    assert refusal(*paths, [kind]) == said
+    assert refusal(*paths, [kind]) == said.replace("the truth", str(paths[0]))
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"thing_bbox": ...}, "computed the box"),
+        ({"thing_bbox": [1, 2]}, "computed the box"),
+        ({"thing_bbox": ["2", "3", "9", "8.0"]}, "numbers"),
+        ({"thing_area": ...}, "computed the area"),
+        ({"thing_area": None}, "computed the area"),
+        ({"thing_area": 0}, "computed the area"),
+        ({"thing_iscrowd": ...}, "iscrowd"),
+        ({"thing_id": ...}, "numbered"),
+        ({"thing_image_id": "5"}, "image_id"),
+        ({"thing_segmentation": [2, 3, 11, 3, 11, 11, 2, 11]}, "flat"),
+        ({"found_image_id": "5", "found_category_id": "3", "found_score": "0.5"}, ""),
+        ({"found_bbox": ["2", "3", "9", "8.0"]}, ""),
+    ],
+)
+def test_what_is_mended(
+    changes: dict[str, Any],
+    words: str,
+    kind: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The detection is its object all the same, in memory and from files.
+
+    One warning says what was mended, but of what hotcoco does not need either.
+    """
+    truth, found = case(**changes)
+    assert evaluate(truth, found, [kind])[kind].stats["AP"] == pytest.approx(1)
+    assert not capsys.readouterr().err
+    paths = tmp_path / "truth.json", tmp_path / "found.json"
+    for path, content in zip(paths, (truth, found)):
+        path.write_text(json.dumps(content))
+    assert evaluate(*paths, [kind])[kind].stats["AP"] == pytest.approx(1)
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) <= bool(words) and all(words in line for line in told)
+    assert told or not words or words == "numbered" or (kind, words) == ("segm", "computed the box")
+
+
+def test_ids_that_are_text_in_one_list() -> None:
+    """Text in both lists of the truth stays, and predictions of either kind belong to it."""
+    for mine, their in ((5, "5"), ("5", 5), ("5", "5")):
+        truth, found = case(thing_image_id=mine, found_image_id=their)
+        truth["images"][0]["id"] = mine
+        assert evaluate(truth, found, ["bbox"])["bbox"].stats["AP"] == pytest.approx(1)
 
 
 def test_what_the_other_kind_lacks_does_not_matter() -> None:
@@ -97,7 +150,7 @@ def test_images_and_categories() -> None:
     assert "no 'categories' list" in refusal({**truth, "categories": []}, found)
     assert "no 'images' list" in refusal({"categories": truth["categories"]}, found)
     mixed = [*truth["images"], {"id": "five", "file_name": "5.jpg"}]
-    assert "no ids of one type" in refusal({**truth, "images": mixed}, found)
+    assert "write them all in one type" in refusal({**truth, "images": mixed}, found)
     truth["images"][0].pop("height")
     assert evaluate(truth, found, ["bbox"])["bbox"].stats["AP"] == pytest.approx(1)
     assert "image 5" in refusal(truth, found, ["segm"])

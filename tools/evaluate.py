@@ -57,8 +57,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _run(args: argparse.Namespace, names: Sequence[str]) -> None:
     from ws_det.checks import check_file
     from ws_det.coco import check_images
+    from ws_det.errors import warn
     from ws_det.evaluation import evaluate
     from ws_det.evaluation.classes import only
+    from ws_det.evaluation.coco_eval import kinds_of
     from ws_det.evaluation.inputs import read_truth
     from ws_det.evaluation.report import Run, write_report
     from ws_det.evaluation.result import as_report
@@ -68,20 +70,23 @@ def _run(args: argparse.Namespace, names: Sequence[str]) -> None:
     for path, flag in ((args.out, "--out"), (args.html, "--html")):
         if path:
             check_file(path, flag)
-    truth = read_truth(args.annotations) if args.html else {}
+    files = [args.predictions, *([args.compare] if args.compare else [])]
+    saved = {file: load_saved(file, args.annotations, args.classes) for file in files}
+    kinds = args.kinds or kinds_of(saved[args.predictions].found)
+    mended = read_truth(args.annotations, "segm" in kinds, needed=True)
+    if mended.notes:
+        warn(mended.describe(args.annotations))
+    truth = mended.content
     if args.images:
         way_out = "give the folder that its file names start from as --images"
         check_images(args.annotations, args.images, truth["images"], way_out)
-    files = [args.predictions, *([args.compare] if args.compare else [])]
-    saved = {file: load_saved(file, args.annotations, args.classes) for file in files}
     known = [run.categories for run in saved.values() if run.categories is not None]
-    truth = read_truth(args.annotations) if known and not truth else truth
     runs: list[Run] = []
     for name, file in zip(names, files):
-        found, seen = saved[file].found, args.annotations
+        # A file that needs no mending is read fastest by the back end.
+        found, seen = saved[file].found, truth if mended.changed else args.annotations
         if known:
             seen, found = only(truth, found, known)
-        kinds = list(runs[0].results) if runs else args.kinds
         results = evaluate(seen, found, kinds, args.backend)
         if args.html:
             runs.append(Run.of(name, results, found))

@@ -105,7 +105,7 @@ def mend_content(
     Raises:
         InputError: If it has what cannot be mended.
     """
-    check_annotations(content, f"the annotation file {name}")
+    check_annotations(content, name)
     tally = Tally(name)
     images = mend_images(content["images"], tally)
     categories = mend_categories(content["categories"], tally)

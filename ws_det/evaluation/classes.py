@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ws_det.errors import InputError, warn
 from ws_det.evaluation.inputs import read_predictions
-from ws_det.evaluation.numbering import lookup
+from ws_det.evaluation.numbering import of_id
 
 
 def ids_of_labels(
@@ -57,13 +57,13 @@ def only(
         found: COCO results, the path of their file, or these by kind.
         known: Category ids of each detector.
     """
-    chosen = {category: True for category in known[0] if all(category in k for k in known)}
-    kept = {**truth, "categories": [c for c in truth["categories"] if lookup(chosen, c["id"])]}
+    chosen = {category for category in known[0] if all(category in k for k in known)}
+    kept = {**truth, "categories": [c for c in truth["categories"] if c["id"] in chosen]}
     kept["annotations"] = _of(truth.get("annotations", ()), chosen)
     if isinstance(found, Mapping):
         return kept, {kind: _of(entries, chosen) for kind, entries in found.items()}
     return kept, _of(read_predictions(found), chosen)
 
 
-def _of(entries: Any, chosen: Mapping[Any, bool]) -> list[Any]:
-    return [entry for entry in entries if lookup(chosen, entry.get("category_id"))]
+def _of(entries: Any, chosen: Collection[Any]) -> list[Any]:
+    return [entry for entry in entries if of_id(chosen, entry.get("category_id")) is not None]

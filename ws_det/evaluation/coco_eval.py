@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ws_det.errors import InputError
+from ws_det.errors import InputError, warn
 from ws_det.evaluation.backends import BACKENDS, Arrays, choose
 from ws_det.evaluation.files import evaluate_files
 from ws_det.evaluation.inputs import read_predictions, read_truth
@@ -56,7 +56,8 @@ def evaluate(
         if chosen == "hotcoco" and image_ids is None:
             evaluated = files.evaluate_unread(truth, found, kind)
         if evaluated is None:
-            known = number_truth(files.read(truth, read_truth), kind, image_ids)
+            mended = files.read(truth, lambda source: _truth(source, "segm" in by_kind))
+            known = number_truth(mended, kind, image_ids)
             numbered = number_predictions(files.read(found, read_predictions), known, kind)
             progress = Progress(f"evaluating {PLURALS[kind]}", say)
             arrays = BACKENDS[chosen].run(known.content, numbered, kind, progress)
@@ -75,17 +76,16 @@ def evaluate(
 
 
 class _Files:
-    """Reads each file once, for both kinds."""
+    """Reads each file once, and mends the truth once, for both kinds."""
 
     def __init__(self) -> None:
-        self._content: dict[str, Any] = {}
+        self._content: dict[str | int, Any] = {}
 
     def read(self, source: Any, reader: Callable[[Any], Any]) -> Any:
-        if not isinstance(source, (str, Path)):
-            return reader(source)
-        if str(source) not in self._content:
-            self._content[str(source)] = reader(source)
-        return self._content[str(source)]
+        key = str(source) if isinstance(source, (str, Path)) else id(source)
+        if key not in self._content:
+            self._content[key] = reader(source)
+        return self._content[key]
 
     def evaluate_unread(
         self, truth: Any, found: Any, kind: str
@@ -97,11 +97,19 @@ class _Files:
         return evaluate_files(*paths, kind)
 
 
+def _truth(source: Any, masks: bool) -> dict[str, Any]:
+    mended = read_truth(source, masks)
+    if mended.notes and isinstance(source, (str, Path)):
+        warn(mended.describe(str(source)))
+    return mended.content
+
+
 def _by_kind(predictions: Any, kinds: Sequence[str] | None) -> dict[str, Predictions]:
+    kinds = kinds or kinds_of(predictions)
     if isinstance(predictions, Mapping):
-        by_kind = {kind: predictions.get(kind) for kind in kinds or predictions}
+        by_kind = {kind: predictions.get(kind) for kind in kinds}
     else:
-        by_kind = dict.fromkeys(kinds or _kinds_of(predictions), predictions)
+        by_kind = dict.fromkeys(kinds, predictions)
     for kind, found in by_kind.items():
         if kind not in KINDS or found is None:
             there = predictions if isinstance(predictions, Mapping) else KINDS
@@ -109,7 +117,7 @@ def _by_kind(predictions: Any, kinds: Sequence[str] | None) -> dict[str, Predict
     return by_kind
 
 
-def _kinds_of(predictions: Predictions) -> list[str]:
+def kinds_of(predictions: Predictions | Mapping[str, Predictions]) -> list[str]:
     """What the first predictions have; boxes if there are none."""
     if isinstance(predictions, (str, Path)):
         head = b""
@@ -118,6 +126,8 @@ def _kinds_of(predictions: Predictions) -> list[str]:
                 with Path(predictions).open("rb") as file:
                     head = file.read(_HEAD)
         there = [kind for kind, field in FIELDS.items() if f'"{field}"'.encode() in head]
+    elif isinstance(predictions, Mapping):
+        return [*predictions]
     else:
         there = [kind for kind, field in FIELDS.items() if field in (predictions or [()])[0]]
     return there or ["bbox"]

@@ -13,8 +13,11 @@ from ws_det.evaluation.backends import Arrays, hotcoco_arrays
 from ws_det.evaluation.numbering import unique_names
 
 _EVERY = [-math.inf, math.inf]
+_LEAST = 1e-300  # of an area
 _HEAD = 2**20  # bytes in which the first results are
 _NO_POLYGON = re.compile(rb'"segmentation"\s*:\s*\[\s*\]')
+_NO_SIDES = re.compile(rb'"bbox"\s*:\s*\[[^,\]]*,[^,\]]*,[^\]]*-')  # a sign in the last two numbers
+_NO_CROWD = re.compile(rb'"iscrowd"\s*:(?!\s*[01]\s*[,}])')
 # In a list of polygons, one of less than six numbers.
 _FEW_CORNERS = re.compile(rb"[\[,]\s*\[(?:[^,\[\]]*,){0,4}[^,\[\]]*\]")
 
@@ -60,17 +63,28 @@ def evaluate_files(truth: str, predictions: str, kind: str) -> tuple[Arrays, lis
 
 
 def _has_all(known: Any, path: str, kind: str) -> bool:
-    """Whether every annotation has what its kind needs: hotcoco passes over what is not there."""
+    """Whether there is nothing to mend: hotcoco passes over what is not there."""
     content = Path(path).read_bytes()
     ids = known.get_ann_ids()
+    no_area = known.get_ann_ids(area_rng=[-math.inf, _LEAST])
     key = b'"bbox"' if kind == "bbox" else b'"segmentation"'
     if kind == "segm" and (_NO_POLYGON.search(content) or _FEW_CORNERS.search(content)):
         return False
     return (
-        content.count(key) == len(ids)
+        content.count(key) == content.count(b'"iscrowd"') == len(ids)
         and b"null" not in content
+        and not _NO_SIDES.search(content)
+        and not _NO_CROWD.search(content)
         and len(known.get_ann_ids(area_rng=_EVERY)) == len(ids)
+        and len(known.get_ann_ids(known.get_img_ids(), known.get_cat_ids())) == len(ids)
+        and not any(_lacks_area(thing) for thing in known.load_anns(no_area))
     )
+
+
+def _lacks_area(thing: Any) -> bool:
+    """Whether it has no area although its box has one."""
+    box = thing.get("bbox") or [1] * 4
+    return box[2] * box[3] != 0
 
 
 def _is_list_of(found: Any, path: str, kind: str) -> bool:

@@ -7,20 +7,31 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ws_det.coco import check_annotations, read_annotations
+from ws_det.annotations import Mended, mend_content
+from ws_det.coco import read_annotations
 from ws_det.errors import InputError, first_line
 
+_EXISTING = "give the path of an existing file"
+_BOXES = "evaluate boxes alone, with --kinds bbox, or give it one"
 
-def read_truth(truth: str | Path | Mapping[str, Any]) -> dict[str, Any]:
-    """COCO annotations from a file, or as they are.
+
+def read_truth(
+    truth: str | Path | Mapping[str, Any], masks: bool = False, needed: bool = False
+) -> Mended:
+    """COCO annotations from a file, or what was read from one, mended for an evaluation.
+
+    Args:
+        truth: The path, or the content.
+        masks: Whether they are evaluated by their masks.
+        needed: Whether there has to be something to evaluate by.
 
     Raises:
-        InputError: If they are missing, damaged, or not in COCO's format.
+        InputError: If they are missing, damaged, not in COCO's format, or cannot be mended.
     """
-    if isinstance(truth, (str, Path)):
-        return read_annotations(str(truth), "give the path of an existing file")
-    check_annotations(truth, "the truth")
-    return dict(truth)
+    is_file = isinstance(truth, (str, Path))
+    content = read_annotations(str(truth), _EXISTING) if is_file else truth
+    name = str(truth) if is_file else "the truth"
+    return mend_content(content, name, masks=masks, without_masks=_BOXES, needed=needed)
 
 
 def read_predictions(predictions: str | Path | Sequence[Any]) -> list[dict[str, Any]]:
@@ -33,7 +44,7 @@ def read_predictions(predictions: str | Path | Sequence[Any]) -> list[dict[str, 
     if isinstance(predictions, (str, Path)):
         name = f"the predictions {predictions}"
         if not Path(predictions).is_file():
-            raise InputError(f"{name} do not exist: give the path of an existing file")
+            raise InputError(f"{name} do not exist: {_EXISTING}")
         try:
             found = json.loads(Path(predictions).read_bytes())
         except (OSError, ValueError, RecursionError) as error:

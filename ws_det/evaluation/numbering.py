@@ -8,6 +8,7 @@ from typing import Any
 
 from ws_det.errors import InputError
 from ws_det.masks import is_box, is_finite, is_mask, is_size
+from ws_det.mending.entries import number_in, numbers_in
 
 FIELDS = {"bbox": "bbox", "segm": "segmentation"}  # what a kind is evaluated by
 _FORMAT = "it must be in COCO's format"
@@ -43,16 +44,16 @@ def number_truth(
     """Number images and categories in the order of their ids, annotations in that of the file.
 
     Args:
-        content: COCO annotations.
+        content: COCO annotations, mended for an evaluation of the kind.
         kind: ``"bbox"`` or ``"segm"``.
         image_ids: Those to evaluate, else all.
 
     Raises:
-        InputError: If an annotation lacks what its kind needs, or ids cannot be ordered.
+        InputError: If an image has no size and masks need one.
     """
     chosen = None if image_ids is None else set(image_ids)
-    images = _by_id(content["images"], "images")
-    categories = _by_id(content["categories"], "categories")
+    images = _by_id(content["images"])
+    categories = _by_id(content["categories"])
     numbers: dict[Any, int | None] = dict.fromkeys(images)
     evaluated = [i for i in images if chosen is None or i in chosen]
     numbers.update({image: number for number, image in enumerate(evaluated, 1)})
@@ -66,11 +67,10 @@ def number_truth(
     field = FIELDS[kind]
     annotations = []
     for annotation in content.get("annotations", ()):
-        image = lookup(numbers, annotation.get("image_id"))
-        category = lookup(classes, annotation.get("category_id"))
-        if image is None or category is None:
+        image = numbers[annotation["image_id"]]
+        category = classes[annotation["category_id"]]
+        if image is None:
             continue
-        _check_annotation(annotation, kind, sizes[image])
         annotations.append(
             {
                 "id": len(annotations) + 1,
@@ -78,7 +78,7 @@ def number_truth(
                 "category_id": category,
                 field: annotation[field],
                 "area": annotation["area"],
-                "iscrowd": int(bool(annotation.get("iscrowd", 0))),
+                "iscrowd": annotation["iscrowd"],
             }
         )
     return Truth(
@@ -111,16 +111,17 @@ def number_predictions(
     numbered = []
     for place, entry in enumerate(found, 1):
         image, category, score = (entry.get(k) for k in ("image_id", "category_id", "score"))
-        try:
-            number = truth.images[image]
-            if number is None:
-                continue
-            prediction = {"image_id": number, "category_id": truth.categories[category]}
-        except (KeyError, TypeError):
+        score = number_in(score)
+        image, category = of_id(truth.images, image), of_id(truth.categories, category)
+        if image is None or category is None:
             raise InputError(
-                f"the prediction {place} is of the image {image} and the category {category}, "
-                f"which the annotations do not both have: {_OTHER_SET}"
-            ) from None
+                f"the prediction {place} is of the image {entry.get('image_id')} and the category "
+                f"{entry.get('category_id')}, which the annotations do not both have: {_OTHER_SET}"
+            )
+        number = truth.images[image]
+        if number is None:
+            continue
+        prediction = {"image_id": number, "category_id": truth.categories[category]}
         if not is_finite(score):
             raise InputError(
                 f"the prediction {place}, of the image {image}, has the score {score}: find out "
@@ -128,7 +129,7 @@ def number_predictions(
             )
         prediction["score"] = float(score)
         if kind == "bbox":
-            box = entry.get("bbox")
+            box = numbers_in(entry.get("bbox"))
             if not is_box(box):
                 raise InputError(
                     f"the prediction {place}, of the image {image}, has the box {box}, not four "
@@ -139,6 +140,17 @@ def number_predictions(
             prediction["segmentation"] = _mask(entry, place, truth.sizes[number])
         numbered.append(prediction)
     return numbered
+
+
+def of_id(ids: Collection[Any], key: Any) -> Any:
+    """The one of some ids that a file means: the same number may be written as text; or None."""
+    try:
+        if key in ids:
+            return key
+    except TypeError:
+        return None
+    other = number_in(key) if isinstance(key, str) else str(key)
+    return other if other in ids else None
 
 
 def lookup(by_id: Mapping[Any, Any], key: Any) -> Any:
@@ -155,30 +167,8 @@ def unique_names(names: Mapping[Any, str]) -> list[str]:
     return [f"{n} ({i})" if all_names.count(n) > 1 else str(n) for i, n in names.items()]
 
 
-def _by_id(entries: Sequence[Mapping[str, Any]], what: str) -> dict[Any, Mapping[str, Any]]:
-    try:
-        by_id = {entry["id"]: entry for entry in entries}
-        if any(key != key for key in by_id):  # NaN, which no other id equals
-            raise TypeError
-        return {key: by_id[key] for key in sorted(by_id)}
-    except (KeyError, TypeError):
-        raise InputError(
-            f"the {what} of the annotations have no ids of one type: {_FORMAT}"
-        ) from None
-
-
-def _check_annotation(annotation: Mapping[str, Any], kind: str, size: Sequence[int]) -> None:
-    name, field = f"the annotation {annotation.get('id')}", FIELDS[kind]
-    shape = annotation.get(field)
-    if not shape:
-        raise InputError(f"{name} has no {field!r}: {_FORMAT}")
-    if not is_finite(annotation.get("area")):
-        raise InputError(f"{name} has no 'area' that is a number: {_FORMAT}")
-    if not (is_box(shape) if kind == "bbox" else is_mask(shape, size)):
-        raise InputError(
-            f"{name} has no whole {field!r}, which is four numbers for a box, for a mask RLE of "
-            f"its image's size or polygons of three corners about the image: {_FORMAT}"
-        )
+def _by_id(entries: Sequence[Mapping[str, Any]]) -> dict[Any, Mapping[str, Any]]:
+    return {entry["id"]: entry for entry in sorted(entries, key=lambda entry: entry["id"])}
 
 
 def _mask(entry: Mapping[str, Any], place: int, size: Sequence[int]) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def load_saved(
         )
     if not path.is_file():
         raise InputError(f"the predictions {path} do not exist: give the path of an existing file")
-    categories = read_truth(annotations)["categories"]
+    categories = read_truth(annotations).content["categories"]
     known: list[Any] = []
 
     def ids(images: Sequence[Any], labels: Sequence[int]) -> list[Any]:

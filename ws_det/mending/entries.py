@@ -26,6 +26,13 @@ def number_in(text: Any) -> Any:
         return text
 
 
+def numbers_in(values: Any) -> Any:
+    """A list with numbers for the texts of numbers in it, or what was given."""
+    if not isinstance(values, list) or not any(isinstance(value, str) for value in values):
+        return values
+    return [number_in(value) for value in values]
+
+
 def mend_images(images: Entries, tally: Tally) -> Entries:
     """Images with ids of their own.
 

@@ -8,9 +8,15 @@ from typing import Any, NamedTuple
 
 from ws_det.errors import InputError
 from ws_det.masks import is_finite, is_mask, is_size
-from ws_det.mending.entries import Entries, number_in
+from ws_det.mending.entries import Entries, number_in, numbers_in
 from ws_det.mending.sizes import size_of
 from ws_det.mending.tally import Tally, name_of
+
+# Why an annotation is not used, after "3 are".
+NO_IMAGE = "of no image that is listed"
+NO_CATEGORY = "of no category that is listed"
+NO_MASK = "without a mask"
+NO_AREA = "boxes without an area inside their images"
 
 
 class Purpose(NamedTuple):
@@ -75,14 +81,15 @@ class Objects:
                 crowd = thing["iscrowd"]
                 if self._purpose.training and not self._has_extent(thing):
                     # as it is: both frameworks leave it out themselves
-                    self._tally.leave_out("with no area of the box inside the image", name)
+                    self._tally.leave_out(NO_AREA, name)
                     crowd = None
             kept.append(thing)
             if thing["category_id"] in self._purpose.used:
                 used += crowd == 0
                 crowds += crowd == 1
+        self._check_references(things)
         if not used and self._purpose.needed:
-            self._refuse(len(things), crowds)
+            self._refuse(things, crowds)
         self._check_pixels(kept)
         return self._with_ids(kept)
 
@@ -110,8 +117,8 @@ class Objects:
             return False
 
     def _mended(self, thing: dict[str, Any], name: str) -> dict[str, Any]:
-        _known(self._sizes, thing.get("image_id"), "image")
-        _known(self._categories, thing.get("category_id"), "category")
+        _known(self._sizes, thing.get("image_id"), NO_IMAGE)
+        _known(self._categories, thing.get("category_id"), NO_CATEGORY)
         thing = {**thing, "iscrowd": self._iscrowd(thing, name)}
         if thing.get("ignore") and self._purpose.training:
             raise _LeftOut("to be ignored")
@@ -125,7 +132,7 @@ class Objects:
         thing["area"] = self._area(thing, shape, size, name)
         if thing.get("ignore", 0) != 0:
             del thing["ignore"]
-            self._tally.mend("passed over the 'ignore' of {}", name)
+            self._tally.mend("took the mark 'ignore' off {}", name)
         if "keypoints" in thing:
             self._mend_keypoints(thing, name)
         return thing
@@ -149,8 +156,9 @@ class Objects:
             if not self._purpose.masks:
                 return None
             if self._purpose.training:
-                raise _LeftOut("without a mask")
-            raise self._refusal(name, "no mask", self._purpose.without_masks)
+                raise _LeftOut(NO_MASK)
+            fault = "no polygon of three corners" if shape else "no mask"
+            raise self._refusal(name, fault, self._purpose.without_masks)
         if size is None and isinstance(mended, Mapping) and is_size(mended.get("size")):
             size = mended["size"]
         if size is None:
@@ -163,10 +171,8 @@ class Objects:
         if is_mask(mended, size):
             return mended
         if self._purpose.masks:
-            raise InputError(
-                f"the annotation {name} of {self._tally.name} has a mask that is not whole, or not "
-                f"of its image's size, {list(size)}: write it again, or leave it out"
-            )
+            fault = f"a mask that is not whole, or not of its image's size, {list(size)}"
+            raise self._refusal(name, fault, "write it again, or leave it out")
         self._tally.mend("left out the masks of {}, which are not whole and not needed", name)
         return None
 
@@ -177,14 +183,14 @@ class Objects:
         whole = [part for part in shape if not _is_no_polygon(part)]
         if len(whole) < len(shape):
             self._tally.mend("left out polygons of less than three corners of {}", name)
-        numbers = [_numbers(part) for part in whole]
+        numbers = [numbers_in(part) for part in whole]
         if numbers != whole:
             self._tally.mend("made numbers of text in the mask of {}", name)
         return numbers
 
     def _box(self, thing: Mapping[str, Any], shape: Any, size: Any, name: str) -> list[Any]:
         box = thing.get("bbox")
-        mended = _numbers(box)
+        mended = numbers_in(box)
         fault = _fault_of_box(mended)
         if not fault:
             if mended != box:
@@ -196,7 +202,7 @@ class Objects:
             return from_mask
         if self._purpose.training and fault in ("no box", "a box of a negative side"):
             raise _LeftOut(f"with {fault}")
-        raise self._refusal(name, fault, "correct its bbox, or leave it out")
+        raise self._refusal(name, fault, "correct its 'bbox', or leave it out")
 
     def _area(self, thing: Mapping[str, Any], shape: Any, size: Any, name: str) -> Any:
         area = number_in(thing.get("area"))
@@ -205,14 +211,14 @@ class Objects:
             if area is not thing["area"]:
                 self._tally.mend("made the area of {} a number, which was text", name)
             return area
-        computed = _area_of(shape, size) or thing["bbox"][2] * thing["bbox"][3]
-        if good and computed == 0 and area is thing["area"]:
+        of_box = thing["bbox"][2] * thing["bbox"][3]
+        if good and area is thing["area"] and not of_box:
             return area
         self._tally.mend("computed the area of {}", name)
-        return computed
+        return _area_of(shape, size) or of_box
 
     def _mend_keypoints(self, thing: dict[str, Any], name: str) -> None:
-        points = _numbers(thing["keypoints"])
+        points = numbers_in(thing["keypoints"])
         if not isinstance(points, list) or len(points) % 3 or not all(map(is_finite, points)):
             del thing["keypoints"]
             self._tally.mend("left out the keypoints of {}, which are not three numbers each", name)
@@ -224,6 +230,16 @@ class Objects:
         x, y, w, h = thing["bbox"]
         height, width = self._sizes[thing["image_id"]] or (math.inf, math.inf)
         return min(x + w, width) > max(x, 0) and min(y + h, height) > max(y, 0)
+
+    def _check_references(self, things: Entries) -> None:
+        """Refuse a file in which the annotations are all of other images than it lists."""
+        if things and self._tally.left_out.get(NO_IMAGE) == len(things):
+            listed, said = next(iter(self._sizes)), things[0].get("image_id")
+            raise InputError(
+                f"no annotation of {self._tally.name} is of an image that it lists: the ids of "
+                f"images are like {listed!r} and the annotations name {_short(said)}, so make them "
+                f"the same"
+            )
 
     def _check_pixels(self, things: Entries) -> None:
         """Refuse boxes of which none is longer than a pixel: they are in fractions of the image."""
@@ -255,38 +271,31 @@ class Objects:
             mended.append(thing)
         return mended
 
-    def _refuse(self, total: int, crowds: int) -> None:
+    def _refuse(self, things: Entries, crowds: int) -> None:
         what = "learn from" if self._purpose.training else "evaluate by"
-        reasons = [f"{count} {reason}" for reason, count in self._tally.left_out.items()]
-        reasons += [f"{crowds} of crowds"] * bool(crowds)
-        of = f"of its {total} annotations, {', '.join(reasons)}" if reasons else "no annotations"
-        if total and not reasons:
-            of = "no annotation of a category that is used"
-        way_out = "correct the file"
-        if [*self._tally.left_out] == ["without a mask"]:
+        left_out = self._tally.left_out
+        reasons = [f"{count} are {reason}" for reason, count in left_out.items()]
+        reasons += [f"{crowds} are crowds"] * bool(crowds)
+        said = f"of its {len(things)} annotations, {', '.join(reasons)}"
+        if not reasons:
+            said = "no annotation is of a category that is used" if things else "no annotations"
+        way_out = "complete or correct it"
+        if NO_MASK in left_out and len(reasons) == 1:
             way_out = self._purpose.without_masks
-        raise InputError(
-            f"the annotation file {self._tally.name} has nothing to {what} ({of}): {way_out}"
-        )
+        raise InputError(f"{self._tally.name} has nothing to {what} ({said}): {way_out}")
 
     def _refusal(self, name: str, fault: str, way_out: str) -> InputError:
+        name = name.removeprefix("id ")
         return InputError(f"the annotation {name} of {self._tally.name} has {fault}: {way_out}")
 
 
-def _known(ids: Collection[Any], key: Any, what: str) -> None:
+def _known(ids: Collection[Any], key: Any, reason: str) -> None:
     try:
         if key in ids:
             return
     except TypeError:
         pass
-    raise _LeftOut(f"of no {what} that is listed")
-
-
-def _numbers(values: Any) -> Any:
-    """A list with numbers for the texts of numbers in it; anything else as it is."""
-    if not isinstance(values, list) or not any(isinstance(value, str) for value in values):
-        return values
-    return [number_in(value) for value in values]
+    raise _LeftOut(reason)
 
 
 def _fault_of_box(box: Any) -> str:
