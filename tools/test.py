@@ -25,7 +25,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--data-root", help="folder of a COCO-format set; it names the classes")
     parser.add_argument("--out", metavar="X.pkl", help="write the predictions")
     parser.add_argument(
-        "--show-dir", help="write pictures of predictions beside truth, those of the first process"
+        "--show-dir",
+        help="write a picture of each image, truth beside predictions, and the first ones together "
+        "in predictions.png; those of the first process",
     )
     parser.add_argument(
         "--cfg-options",

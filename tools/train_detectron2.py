@@ -34,7 +34,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     port = 2**15 + 2**14 + hash(os.getuid()) % 2**14
     parser.add_argument("--dist-url", default=f"tcp://127.0.0.1:{port}", help="or auto")
     parser.add_argument("--data-root", help="folder of a COCO-format set; it names the classes")
-    parser.add_argument("--show-dir", help="write pictures of predictions beside truth")
+    parser.add_argument(
+        "--show-dir",
+        help="write predictions.png, the first images of a test set as truth and as prediction",
+    )
     parser.add_argument(
         "--compile", action="store_true", help="compile backbone and FPN (torch >= 2.4)"
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import colorsys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from os.path import abspath
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from pycocotools import mask as coco_mask
 
-from ws_det.errors import printable
+from ws_det.errors import InputError, printable
 from ws_det.files import write_png
 
 
@@ -60,12 +61,37 @@ def draw_grid(pairs: Sequence[Pair], names: Sequence[str], path: str | Path) -> 
 
 
 def decode_mask(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
-    """Polygons or RLE, compressed or not, to a mask (H, W)."""
+    """Polygons or RLE, compressed or not, to a mask (H, W).
+
+    Raises:
+        InputError: If it is RLE of another size.
+    """
     if isinstance(segmentation, list):
         segmentation = coco_mask.merge(coco_mask.frPyObjects(segmentation, *size))
     elif isinstance(segmentation["counts"], list):
         segmentation = coco_mask.frPyObjects(segmentation, *size)
-    return coco_mask.decode(segmentation).astype(bool)
+    mask = coco_mask.decode(segmentation).astype(bool)
+    if mask.shape != tuple(size):
+        raise InputError(
+            f"a mask has height and width {list(mask.shape)}, and its image {list(size)}: write "
+            f"the annotations again, or leave it out"
+        )
+    return mask
+
+
+def name_below(path: str, folder: str) -> str:
+    """What an image is called below a folder: ``cam1/0001.jpg``, as a picture may be called too.
+
+    Args:
+        path: Of the image.
+        folder: Of all images; of one that is not in it, the name is all of its path.
+
+    Returns:
+        A relative path that leads nowhere but below.
+    """
+    image = PurePath(abspath(path))
+    root = abspath(folder)
+    return str(image.relative_to(root if image.is_relative_to(root) else image.anchor))
 
 
 def _draw(

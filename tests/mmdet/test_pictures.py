@@ -110,7 +110,7 @@ def test_truth_is_the_annotations(dataset: CocoDataset, root: Path) -> None:
     assert crowded
     for image_id in [1, 2, 3, crowded[0]]:
         annotations = coco.imgToAnns[image_id]
-        truth = pictures._truth(dataset.get_data_info(image_id - 1))
+        truth = pictures._truth(dataset.get_data_info(image_id - 1), (128, 128))
         assert len(truth) == len(annotations)
         for annotation, thing in zip(annotations, truth):
             x, y, w, h = annotation["bbox"]

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 from detectron2.engine import default_setup, default_writers, hooks, launch
 from detectron2.engine.defaults import create_ddp_model
@@ -24,8 +25,9 @@ from ws_det.detectron2.config import load_recipe
 from ws_det.detectron2.copies import registered_anew, write_copies
 from ws_det.detectron2.curves import CurvesHook
 from ws_det.detectron2.data import image_names
-from ws_det.detectron2.evaluator import CocoTwelveEvaluator, PicturesEvaluator
+from ws_det.detectron2.evaluator import CocoTwelveEvaluator
 from ws_det.detectron2.hooks import SyncEstBNHook
+from ws_det.detectron2.pictures import PicturesEvaluator
 from ws_det.detectron2.progress import Progress
 from ws_det.detectron2.recipe import Recipe, dataset_dicts
 from ws_det.detectron2.scaling import follow_batch
@@ -50,7 +52,8 @@ class Job(NamedTuple):
         data_root: Folder of a COCO-format set.
         resume: Take up the run in the output folder.
         eval_only: Evaluate the weights that the config names.
-        show_dir: Folder for pictures of predictions beside truth.
+        show_dir: Folder for ``predictions.png``, the first images of the test set as truth and as
+            prediction; of several sets in folders named after them.
         compiled: Compile the backbone with its FPN. The RoI heads depend on what is on an image
             and would break the graph again and again.
         force: Only warn of weights trained with other norms, or with WS where the config has none.
@@ -241,8 +244,9 @@ def _evaluate(
         coco = CocoTwelveEvaluator(name, tasks, f"{recipe.output_dir}/inference")
         evaluators = [coco]
         if show_dir:
-            path = f"{show_dir}/predictions.png"
-            evaluators.append(PicturesEvaluator(dataset_dicts(name), name, path))
+            folder = quote(name, safe="") if len(recipe.test_sets) > 1 else ""
+            path = Path(show_dir, folder, "predictions.png")
+            evaluators.append(PicturesEvaluator(dataset_dicts(name), name, str(path)))
         found = inference_on_dataset(
             model, recipe.build_test_loader(name), DatasetEvaluators(evaluators)
         )

@@ -10,12 +10,13 @@ require_mmdet()  # before the imports that need it
 from ws_det.mmdet.curves import CurvesHook  # noqa: E402
 from ws_det.mmdet.guard import NanGuardHook  # noqa: E402
 from ws_det.mmdet.hooks import CompileHook, SyncEstBNHook  # noqa: E402
-from ws_det.mmdet.pictures import PicturesHook  # noqa: E402
+from ws_det.mmdet.pictures import NamedVisualizationHook, PicturesHook  # noqa: E402
 from ws_det.mmdet.registry import register_layers  # noqa: E402
 
 __all__ = [
     "CompileHook",
     "CurvesHook",
+    "NamedVisualizationHook",
     "NanGuardHook",
     "PicturesHook",
     "SyncEstBNHook",

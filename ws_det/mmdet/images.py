@@ -11,7 +11,15 @@ from mmcv.transforms import LoadImageFromFile
 from mmengine.registry import TRANSFORMS
 
 from ws_det.errors import InputError
-from ws_det.images import TURNED_BY_DECODERS, check_depth, opened, orientation, upright
+from ws_det.images import (
+    TURNED_BY_DECODERS,
+    check_depth,
+    check_size,
+    opened,
+    orientation,
+    upright,
+)
+from ws_det.masks import is_size
 
 _TURNING = ("color", "grayscale")  # the flags with which mmcv turns images by their EXIF data
 
@@ -36,7 +44,8 @@ class LoadNamedImage(LoadImageFromFile):
         """Load ``results["img_path"]``.
 
         Raises:
-            InputError: If the file cannot be read or decoded.
+            InputError: If the file cannot be read or decoded, or its annotations are of an image
+                of another size.
         """
         path = results["img_path"]
         stored = 1
@@ -54,9 +63,14 @@ class LoadNamedImage(LoadImageFromFile):
         except Exception as error:
             reason = str(error).strip().rpartition("\n")[2][:80] or type(error).__name__
             raise InputError(f"the image {path} cannot be read ({reason}): replace it") from error
-        if results is not None and stored != 1:
+        if results is None:  # to be left out if it is empty
+            return None
+        if stored != 1:
             results["img"] = np.ascontiguousarray(upright(results["img"], stored))
             results["img_shape"] = results["ori_shape"] = results["img"].shape[:2]
+        stated = results.get("height"), results.get("width")
+        if is_size(stated):
+            check_size(path, results["img_shape"], stated)
         return results
 
 

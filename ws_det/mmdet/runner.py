@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os.path as osp
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,6 +18,7 @@ from ws_det.fit import checked
 from ws_det.lock import alone_in
 from ws_det.mmdet import launch, preflight
 from ws_det.mmdet.config import complete, load_config
+from ws_det.mmdet.data import datasets_of
 from ws_det.mmdet.metrics import DumpPredictions
 from ws_det.mmdet.report import CocoReportHook
 from ws_det.mmdet.resumable import ResumableRunner
@@ -122,8 +124,9 @@ def test(
         checkpoint: Path or URL of the weights.
         work_dir: Where to write, ``work_dirs/<config>`` if nobody says.
         out: A ``.pkl`` for the predictions, as mmdet's tools write it.
-        show_dir: A folder for pictures of predictions beside truth: one an image, and the first
-            in ``predictions.png``. MMDetection draws those of the first process only.
+        show_dir: A folder for pictures of predictions beside truth: one an image, with the
+            folders of the images, and the first in ``predictions.png``; of several sets in folders
+            named after them. MMDetection draws those of the first process only.
         cfg_options: Values by dotted key.
         launcher: One of ``launch.LAUNCHERS``.
         data_root: Folder of a COCO-format set.
@@ -181,7 +184,17 @@ def _apply_flags(cfg: Config, amp: bool, resume: str | None, auto_scale_lr: bool
 
 
 def _show(cfg: Config, folder: str) -> None:
+    for dataset in datasets_of(cfg, "test"):
+        prefix = (dataset.get("data_prefix") or {}).get("img") or ""
+        images = osp.join(dataset.get("data_root") or "", prefix)
+        if osp.realpath(images) == osp.realpath(folder):
+            raise InputError(
+                f"--show-dir {folder} is the folder of the images, which the pictures would "
+                f"replace: give another folder"
+            )
     hook = cfg.default_hooks.setdefault("visualization", dict(type="DetVisualizationHook"))
+    if hook.get("type") == "DetVisualizationHook":
+        hook.type = "NamedVisualizationHook"
     # Absolute: a relative one would be taken below the work dir and a time stamp.
     hook.update(draw=True, test_out_dir=str(Path(folder).absolute()))
     cfg.custom_hooks.append(dict(type="PicturesHook", path=f"{folder}/predictions.png"))
