@@ -104,7 +104,7 @@ RLE = {"size": [64, 96], "counts": "oooooooo"}  # a number that does not end
         (lambda c: c["images"][1].update(file_name="/etc/hostname"), "'/etc/hostname'"),
         (lambda c: c["images"][1].update(file_name=None), "image None"),
         (lambda c: c["annotations"][1].update(segmentation=RLE), "annotation 2 .* not whole"),
-        (lambda c: c["annotations"][1].update(segmentation=[[1e12] * 6]), "annotation id 2 "),
+        (lambda c: c["annotations"][1].update(segmentation=[[1e12] * 6]), "annotation 2 "),
         (lambda c: c.update(annotations=[[]]), "no list of annotations"),
     ],
 )
