@@ -35,6 +35,10 @@ class Mended(NamedTuple):
         """One line of all notes on the file ``name``."""
         return f"{name}: {'; '.join(self.notes)}"
 
+    def rewritten(self) -> Mended:
+        """The same of a file in an encoding that no framework reads."""
+        return Mended(self.content, True, ["wrote it in plain UTF-8", *self.notes])
+
 
 def mend_annotations(
     path: str,
@@ -72,9 +76,7 @@ def mend_annotations(
         content, path, folder, training=training, masks=masks, classes=classes,
         without_masks=without_masks, needed=needed, turn=turn,
     )  # fmt: skip
-    if is_utf8:
-        return mended
-    return Mended(mended.content, True, ["wrote it in plain UTF-8", *mended.notes])
+    return mended if is_utf8 else mended.rewritten()
 
 
 def mend_content(

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import colorsys
 import os.path as osp
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from mmdet.registry import DATASETS
 from mmengine.config import Config
 
-from ws_det.coco import category_names, check_images, check_shapes, read_annotations
+from ws_det.coco import (
+    category_names,
+    check_images,
+    check_shapes,
+    read_annotations,
+    read_content,
+)
 from ws_det.errors import InputError
+from ws_det.mmdet import annotations as coco
+from ws_det.mmdet.annotations import Reading
+from ws_det.mmdet.nodes import dicts_of, with_file
 
 _HEADS = ("bbox_head", "mask_head")
 
@@ -50,43 +59,86 @@ def set_data_root(cfg: Config, root: str, parts: Sequence[str]) -> None:
         head["num_classes"] = len(names)
 
 
-def check_data(cfg: Config, parts: Sequence[str]) -> None:
+def check_data(cfg: Config, parts: Sequence[str]) -> list[Reading]:
     """Check roots, annotation files, categories and that every image file exists.
 
     Args:
         cfg: The config, complete.
         parts: The dataloaders in use.
 
+    Returns:
+        How annotation files are to be read; those that are not among them as the config says.
+
     Raises:
         InputError: For the first fault found.
     """
-    for part in parts:
-        for dataset in datasets_of(cfg, part):
-            root = dataset.get("data_root") or "."
-            if dataset.get("backend_args") or "://" in root:
-                continue  # not on this machine's disk
-            if not osp.isdir(root):
-                raise InputError(
-                    f"the data root {root} does not exist: pass --data-root FOLDER, which has "
-                    f"annotations/ and the image folders"
-                )
-            path = annotation_file(dataset)
-            if not path.endswith(".json"):
-                continue
-            annotations = read_annotations(path)
-            check_shapes(path, annotations)
-            _check_categories(cfg, dataset, path, category_names(annotations))
-            _check_images(part, dataset, path, annotations["images"])
+    return [reading for part in parts for reading in _check_part(cfg, part)]
+
+
+def _check_part(cfg: Config, part: str) -> list[Reading]:
+    datasets, readings, has_objects = datasets_of(cfg, part), [], False
+    for index, dataset in enumerate(datasets):
+        path = _file_here(dataset)
+        if not path:
+            has_objects = True  # perhaps
+            continue
+        content, is_utf8 = read_content(path)
+        _check_categories(cfg, dataset, path, category_names(content))
+        _check_images(part, dataset, path, content["images"])
+        has_objects = has_objects or bool(content.get("annotations"))
+        if not coco.reads_coco(dataset):
+            check_shapes(path, content)
+            continue
+        if part == "train":
+            is_last = index == len(datasets) - 1
+            wanted = coco.wants_of_training(dataset, is_last and not has_objects)
+        else:
+            wanted = coco.wants_of_evaluation(cfg.get(f"{part}_evaluator"), path)
+        folder, classes = _image_folder(dataset), _classes(dataset)
+        mended = coco.mend_of_dataset(dataset, path, content, folder, classes, wanted)
+        mended = mended if is_utf8 else mended.rewritten()
+        maskless = not wanted.training and coco.is_maskless(dataset, mended.content)
+        readings.append(Reading.of(f"{part}_dataloader", index, path, mended, maskless))
+    return readings + _of_evaluators(cfg, part, readings)
+
+
+def _file_here(dataset: Any) -> str | None:
+    """The path of a dataset's annotations, if they are JSON on a disk of this machine."""
+    root = dataset.get("data_root") or "."
+    path = annotation_file(dataset)
+    if dataset.get("backend_args") or "://" in root:
+        return None
+    if not osp.isdir(root):
+        raise InputError(
+            f"the data root {root} does not exist: pass --data-root FOLDER, which has "
+            f"annotations/ and the image folders"
+        )
+    return path if path.endswith(".json") else None
+
+
+def _of_evaluators(cfg: Config, part: str, readings: Sequence[Reading]) -> list[Reading]:
+    """How the evaluators of a part read their files: as its datasets do, if those are the same."""
+    found = []
+    for index, evaluator in enumerate(evaluators_of(cfg, part)):
+        path = evaluator.ann_file
+        if not path or evaluator.get("backend_args") or "://" in path:
+            continue
+        same = [reading.mended for reading in readings if coco.is_same(reading.path, path)]
+        if not same and coco.judges_by_coco(evaluator):
+            classes = _classes(datasets_of(cfg, part)[0])
+            same = [coco.mend_of_evaluator(evaluator, path, classes)]
+        found += [Reading.of(f"{part}_evaluator", index, path, mended) for mended in same[:1]]
+    return found
 
 
 def datasets_of(cfg: Config, part: str) -> list[Any]:
     """The dataset configs with an annotation file in a dataloader, wrappers looked through."""
-    return [d for d in dicts_of(cfg.get(f"{part}_dataloader")) if "ann_file" in d]
+    return with_file(cfg.get(f"{part}_dataloader"))
 
 
 def evaluators_of(cfg: Config, part: str) -> list[Any]:
     """The evaluator configs that read an annotation file."""
-    return [d for d in dicts_of(cfg.get(f"{part}_evaluator")) if "ann_file" in d]
+    return with_file(cfg.get(f"{part}_evaluator"))
 
 
 def heads_of(model: Any) -> list[Any]:
@@ -98,17 +150,6 @@ def heads_of(model: Any) -> list[Any]:
 def annotation_file(dataset: Any) -> str:
     """Path of a dataset's annotation file."""
     return osp.join(dataset.get("data_root") or "", dataset.ann_file)
-
-
-def dicts_of(node: Any) -> Iterator[Any]:
-    """Every dict inside a config's dicts, lists and tuples, the outermost first."""
-    if isinstance(node, dict):
-        yield node
-        node = node.values()
-    elif not isinstance(node, (list, tuple)):
-        return
-    for child in node:
-        yield from dicts_of(child)
 
 
 def _classes(dataset: Any) -> Sequence[str]:
@@ -144,15 +185,18 @@ def _first(names: Sequence[Any]) -> str:
 
 
 def _check_images(part: str, dataset: Any, path: str, images: list[dict[str, Any]]) -> None:
-    prefix = dataset.get("data_prefix") or {}
-    folder = osp.join(dataset.get("data_root") or "", prefix.get("img") or "")
     way_out = (
         f"complete the folder, or name it with --cfg-options "
         f"{part}_dataloader.dataset.data_prefix.img=FOLDER"
     )
     if dataset.get("type") == "LVISV1Dataset":  # which takes its names from elsewhere
         images = [{"file_name": _lvis_name(image)} for image in images]
-    check_images(path, folder, images, way_out)
+    check_images(path, _image_folder(dataset), images, way_out)
+
+
+def _image_folder(dataset: Any) -> str:
+    prefix = dataset.get("data_prefix") or {}
+    return osp.join(dataset.get("data_root") or "", prefix.get("img") or "")
 
 
 def _lvis_name(image: dict[str, Any]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from tempfile import TemporaryDirectory
 
 import torch
 from mmdet.registry import DATASETS
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader, Subset
 from ws_det.channel_report import counted
 from ws_det.diagnostics import ChannelStatistics, channel_statistics
 from ws_det.errors import one_sentence
+from ws_det.mmdet import copies
 from ws_det.mmdet.config import complete
 from ws_det.mmdet.data import check_data
 from ws_det.mmdet.folding import load_detector
@@ -42,10 +44,12 @@ def diagnose(
     """
     cfg, model, _ = load_detector(config, checkpoint, options, data_root)
     complete(cfg, "none")
-    check_data(cfg, ("test",))
+    readings = check_data(cfg, ("test",))
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmdet")), one_sentence():
-        dataset = DATASETS.build(cfg.test_dataloader.dataset)
+        with TemporaryDirectory() as folder:
+            copies.apply(copies.write_copies(readings, folder), cfg.get)
+            dataset = DATASETS.build(cfg.test_dataloader.dataset)
         chosen = Subset(dataset, range(min(images, len(dataset))))
         # One by one, whatever the config's batch, so that no image is padded for another.
         loader = DataLoader(

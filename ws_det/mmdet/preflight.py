@@ -15,6 +15,7 @@ from ws_det.checkpoint import below, state_dict_of
 from ws_det.checks import check_writable
 from ws_det.errors import InputError
 from ws_det.mmdet import weights
+from ws_det.mmdet.annotations import Reading
 from ws_det.mmdet.data import check_data
 
 _REMEDY = (
@@ -23,12 +24,15 @@ _REMEDY = (
 )
 
 
-def check_training(cfg: Config, force: bool = False) -> None:
+def check_training(cfg: Config, force: bool = False) -> list[Reading]:
     """Check a complete config for training.
 
     Args:
         cfg: The config.
         force: Only warn of weights trained in another way.
+
+    Returns:
+        As ``check_data``.
 
     Raises:
         InputError: For the first fault found, cheap checks first.
@@ -41,7 +45,7 @@ def check_training(cfg: Config, force: bool = False) -> None:
         raise InputError(
             "--amp needs a GPU, MMEngine's AmpOptimWrapper refuses to run without: leave it out"
         )
-    check_data(cfg, ("train", "val"))
+    readings = check_data(cfg, ("train", "val"))
     model = build_model(cfg)
     backbone_init = (cfg.model.get("backbone") or {}).get("init_cfg")
     for init in backbone_init if isinstance(backbone_init, list) else [backbone_init]:
@@ -51,22 +55,27 @@ def check_training(cfg: Config, force: bool = False) -> None:
     if checkpoint:
         check = fit.check_whole if cfg.get("resume") else fit.check_start
         check(model, _weights(checkpoint), checkpoint, _REMEDY, force=force)
+    return readings
 
 
-def check_test(cfg: Config, force: bool = False) -> None:
+def check_test(cfg: Config, force: bool = False) -> list[Reading]:
     """Check a complete config for testing ``cfg.load_from``.
 
     Args:
         cfg: The config.
         force: Only warn of weights trained in another way.
 
+    Returns:
+        As ``check_data``.
+
     Raises:
         InputError: For the first fault found.
     """
     check_writable(cfg.work_dir, "--work-dir")
     state = _weights(cfg.load_from)  # first: a mistyped name must not wait for the data
-    check_data(cfg, ("test",))
+    readings = check_data(cfg, ("test",))
     fit.check_whole(build_model(cfg), state, cfg.load_from, _REMEDY, force=force)
+    return readings
 
 
 def check_init(backbone: nn.Module, init: dict[str, Any], force: bool = False) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os.path as osp
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,10 @@ from ws_det.checks import check_file, check_writable
 from ws_det.errors import InputError, one_sentence
 from ws_det.fit import checked
 from ws_det.lock import alone_in
-from ws_det.mmdet import launch, preflight
+from ws_det.mmdet import copies, launch, preflight
+from ws_det.mmdet.annotations import Reading
 from ws_det.mmdet.config import complete, load_config
+from ws_det.mmdet.copies import Change
 from ws_det.mmdet.data import datasets_of
 from ws_det.mmdet.metrics import DumpPredictions
 from ws_det.mmdet.report import CocoReportHook
@@ -31,8 +33,14 @@ from ws_det.scaling import learning_rate
 class AccumulatingRunner(ResumableRunner):
     """A runner whose ``--auto-scale-lr`` also counts gradient accumulation.
 
-    It says at every start how the learning rate comes about.
+    It says at every start how the learning rate comes about, and what is not read as it is.
     """
+
+    def read(self, readings: Sequence[Reading], changes: Sequence[Change]) -> None:
+        """Let the data loaders and evaluators, not built yet, read what was mended, and say so."""
+        copies.apply(changes, lambda place: getattr(self, f"_{place}"))
+        for line in copies.describe(readings):
+            self.logger.warning(line)
 
     def scale_lr(self, optim_wrapper: OptimWrapper, auto_scale_lr: dict | None = None) -> None:
         """Scale every learning rate by the images of a step over ``base_batch_size``, if asked."""
@@ -90,17 +98,19 @@ def train(
                 cfg.custom_hooks.append(dict(type="CompileHook"))
             if launch.is_first():
                 held.enter_context(alone_in(cfg.work_dir, "--work-dir"))
-            point = Point()
+            point, readings = Point(), []
             if launch.is_local_main():
                 point = locate(cfg)
                 lead_to(cfg, point)
-                preflight.check_training(cfg, force)
+                readings = preflight.check_training(cfg, force)
+        changes = copies.write_copies(readings, cfg.work_dir)
         point = launch.from_first(point)
         lead_to(cfg, point)
         use_safe_loader()
         with disk_full(cfg.work_dir):
             runner = AccumulatingRunner.from_cfg(cfg)
             runner.point = point
+            runner.read(readings, changes)
             with one_sentence(), checked():
                 runner.train()
         return _report(runner)
@@ -152,10 +162,11 @@ def test(
             complete(cfg, launcher)
             if show_dir:
                 _show(cfg, show_dir)
-            if launch.is_local_main():
-                preflight.check_test(cfg, force)
+            readings = preflight.check_test(cfg, force) if launch.is_local_main() else []
+        changes = copies.write_copies(readings, cfg.work_dir)
         use_safe_loader()
         runner = AccumulatingRunner.from_cfg(cfg)
+        runner.read(readings, changes)
         if out:
             device = "cpu" if launcher == "none" else "gpu"
             dump = DumpPredictions(out, collect_device=device)
