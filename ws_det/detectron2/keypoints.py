@@ -82,7 +82,8 @@ def fill_keypoints(
         return content, []
     unseen = {"keypoints": [0] * 3 * count, "num_keypoints": 0}
     filled = [thing if thing.get("keypoints") else thing | unseen for thing in objects]
-    note = f"{len(without)} annotations have no keypoints (the first is {without[0]['id']})"
+    several = f"{len(without)} annotations" if len(without) > 1 else "1 annotation"
+    note = f"gave invisible keypoints to {several} without any (the first is {without[0]['id']})"
     return content | {"annotations": filled}, [note]
 
 
