@@ -17,7 +17,7 @@ import pytest
 REPO = Path(__file__).resolve().parents[1]
 # What stands beside convert (checkpoint, shapes, ...) may import its like and all below it.
 RANKS = {
-    **{"errors": 0, "compiling": 0, "functional": 1, "recomputed": 1},
+    **{"errors": 0, "compiling": 0, "functional": 1, "recomputed": 1, "drift": 1},
     **{"plain": 1, "fuse": 2, "moments": 2, "normalization": 3, "fused_bcn": 3},
     **{"layers": 4, "norms": 4, "convert": 5},
 }

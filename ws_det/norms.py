@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ws_det import drift
 from ws_det.compiling import is_exporting, is_transformed
 from ws_det.errors import InputError
 from ws_det.fuse import fx_node
@@ -111,6 +112,7 @@ class EstBatchNorm2d(nn.InstanceNorm2d):
             self.num_batches_tracked.add_(1)
         else:
             self.num_batches_tracked.add_(first_time(self.num_batches_tracked))
+            drift.watch(self)
 
     def learns(self) -> bool:
         """Whether a forward pass moves the estimates: in training mode and not frozen."""
@@ -265,6 +267,8 @@ def average_estimates(module: nn.Module) -> None:
     buffers = [b for layer in layers for b in (layer.running_mean, layer.running_var)]
     if not buffers:
         return
+    for layer in layers:
+        drift.note_averaged(layer)
     flat = torch.cat(buffers)
     torch.distributed.all_reduce(flat)
     flat /= torch.distributed.get_world_size()

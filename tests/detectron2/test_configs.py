@@ -127,7 +127,7 @@ def test_lazy_config_prints_saves_and_loads_again(path: Path, tmp_path: Path) ->
     """Oracle: the config itself, built before and after the trip through a file."""
     cfg = load(path)
     assert set(cfg) == {"dataloader", "lr_multiplier", "model", "optimizer", "train"}
-    assert "convert_to_ws" in LazyConfig.to_py(cfg) or "_bn_" in path.stem
+    assert "convert_for_loop" in LazyConfig.to_py(cfg) or "_bn_" in path.stem
     LazyConfig.save(cfg, str(tmp_path / "config.yaml"))
     assert [file.name for file in tmp_path.iterdir()] == ["config.yaml"]  # no .pkl
     again = LazyConfig.load(str(tmp_path / "config.yaml"))

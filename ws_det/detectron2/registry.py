@@ -6,9 +6,12 @@ then converted.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import wraps
 from itertools import pairwise
 from typing import Any
 
+from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import Conv2d, CycleBatchNormList, FrozenBatchNorm2d, ShapeSpec
 from detectron2.modeling import (
@@ -29,7 +32,9 @@ from detectron2.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
 from torch import nn
 
 from ws_det import convert
+from ws_det.checkpoint import state_dict_of
 from ws_det.detectron2.layers import WSConv2d
+from ws_det.detectron2.loop import ask, asks
 from ws_det.detectron2.norms import get_norm
 from ws_det.errors import InputError
 from ws_det.renaming import pass_on_to_parents
@@ -72,7 +77,7 @@ def build_ws_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     makes the output explode with others. Deformable convolutions stay as they are.
     """
     backbone = build_resnet_backbone(_with_norms(cfg, "RESNETS"), input_shape)
-    return convert.convert_to_ws(backbone, **_options(cfg))
+    return ask(convert.convert_to_ws(backbone, **_options(cfg)), asks(cfg))
 
 
 def build_ws_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
@@ -81,13 +86,13 @@ def build_ws_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbo
     Without a norm in the FPN, which is Detectron2's default, the FPN stays as it is.
     """
     backbone = build_resnet_fpn_backbone(_with_norms(cfg, "RESNETS", "FPN"), input_shape)
-    return convert.convert_to_ws(backbone, **_options(cfg))
+    return ask(convert.convert_to_ws(backbone, **_options(cfg)), asks(cfg))
 
 
 def build_ws_retinanet_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     """As :func:`build_ws_resnet_fpn_backbone`, with P6 and P7 for RetinaNet."""
     backbone = build_retinanet_resnet_fpn_backbone(_with_norms(cfg, "RESNETS", "FPN"), input_shape)
-    return convert.convert_to_ws(backbone, **_options(cfg))
+    return ask(convert.convert_to_ws(backbone, **_options(cfg)), asks(cfg))
 
 
 class WSFastRCNNConvFCHead(FastRCNNConvFCHead):
@@ -95,16 +100,24 @@ class WSFastRCNNConvFCHead(FastRCNNConvFCHead):
 
     @configurable
     def __init__(
-        self, input_shape: ShapeSpec, *, formula: str = "ws", adaptive: bool = False, **kwargs: Any
+        self,
+        input_shape: ShapeSpec,
+        *,
+        formula: str = "ws",
+        adaptive: bool = False,
+        asked: Mapping[str, Any] | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(input_shape, **kwargs)
         convert.convert_to_ws(self, formula=formula, adaptive=adaptive)
+        if asked:
+            ask(self, asked)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
         """The arguments of ``__init__``."""
         options = super().from_config(_with_norms(cfg, "ROI_BOX_HEAD"), input_shape)
-        return options | _options(cfg)
+        return options | _options(cfg) | {"asked": asks(cfg)}
 
 
 class WSMaskRCNNConvUpsampleHead(MaskRCNNConvUpsampleHead):
@@ -115,16 +128,24 @@ class WSMaskRCNNConvUpsampleHead(MaskRCNNConvUpsampleHead):
 
     @configurable
     def __init__(
-        self, input_shape: ShapeSpec, *, formula: str = "ws", adaptive: bool = False, **kwargs: Any
+        self,
+        input_shape: ShapeSpec,
+        *,
+        formula: str = "ws",
+        adaptive: bool = False,
+        asked: Mapping[str, Any] | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(input_shape, **kwargs)
         convert.convert_to_ws(self, formula=formula, adaptive=adaptive)
+        if asked:
+            ask(self, asked)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
         """The arguments of ``__init__``."""
         options = super().from_config(_with_norms(cfg, "ROI_MASK_HEAD"), input_shape)
-        return options | _options(cfg)
+        return options | _options(cfg) | {"asked": asks(cfg)}
 
 
 class WSRetinaNet(RetinaNet):
@@ -136,16 +157,24 @@ class WSRetinaNet(RetinaNet):
 
     @configurable
     def __init__(
-        self, *, head: nn.Module, formula: str = "ws", adaptive: bool = False, **kwargs: Any
+        self,
+        *,
+        head: nn.Module,
+        formula: str = "ws",
+        adaptive: bool = False,
+        asked: Mapping[str, Any] | None = None,
+        **kwargs: Any,
     ) -> None:
         head = convert.convert_to_ws(head, formula=formula, adaptive=adaptive)
         super().__init__(head=head, **kwargs)
+        if asked:
+            ask(self, asked)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """The arguments of ``__init__``."""
         options = super().from_config(_with_norms(cfg, "RETINANET"))
-        return options | _options(cfg)
+        return options | _options(cfg) | {"asked": asks(cfg)}
 
 
 PARTS = {
@@ -180,6 +209,25 @@ def register_parts() -> None:
         convert.register_pairing(pair_own_norm)
         convert.register_pairing(pair_cycle_norms)
     pass_on_to_parents()
+    read_inner_weights()
+
+
+def read_inner_weights() -> None:
+    """Let Detectron2 read files that have their weights under ``state_dict``, as MMDetection's.
+
+    It takes all of such a file for weights, and raises at the first entry that is none.
+    """
+    own = DetectionCheckpointer._load_model
+    if hasattr(own, "__wrapped__"):
+        return
+
+    @wraps(own)
+    def load_model(self: DetectionCheckpointer, checkpoint: dict[str, Any]) -> Any:
+        if isinstance(checkpoint["model"].get("state_dict"), dict):
+            checkpoint["model"] = state_dict_of(checkpoint["model"])
+        return own(self, checkpoint)
+
+    DetectionCheckpointer._load_model = load_model
 
 
 def pair_own_norm(parent: nn.Module) -> dict[str, str] | None:

@@ -11,6 +11,7 @@ from detectron2.engine import SimpleTrainer
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ws_det.detectron2.loop import promise
 from ws_det.detectron2.stream import seed_step
 from ws_det.guard import NanGuard, gradient_norm
 
@@ -47,6 +48,7 @@ class AccumulatingTrainer(SimpleTrainer):
         super().__init__(model, None, optimizer)
         self.seed, self.accumulation, self.max_norm, self.amp = seed, accumulation, max_norm, amp
         self.guard = guard
+        promise(optimizer, max_norm=max_norm, guard=guard)
         self.device = next(model.parameters()).device.type
         self.scaler = torch.amp.GradScaler(self.device, enabled=amp)
 

@@ -6,8 +6,7 @@
 from detectron2 import model_zoo
 from detectron2.config import LazyCall as L
 
-import ws_det.detectron2  # teaches convert_to_ws Detectron2's convolutions
-from ws_det import convert_to_ws
+from ws_det.detectron2.loop import convert_for_loop
 
 model = model_zoo.get_config("common/models/mask_rcnn_fpn.py").model
 model.backbone.norm = "GN"
@@ -27,4 +26,5 @@ model.pixel_mean = constants.imagenet_rgb256_mean
 model.pixel_std = constants.imagenet_rgb256_std
 model.backbone.bottom_up.stages.stride_in_1x1 = False
 
-model = L(convert_to_ws)(module=model)
+# `train` says what a loop has to do that Detectron2's own does not, as to accumulate
+model = L(convert_for_loop)(module=model, train="${oc.select:train,null}")
