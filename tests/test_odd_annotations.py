@@ -6,6 +6,8 @@ without those annotations that an oddity is known to cost; the rest is refused i
 
 from __future__ import annotations
 
+import json
+import random
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -19,9 +21,11 @@ pytest.importorskip("pycocotools", reason="masks are decoded by it")
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from tests.coco_cases import reference
 from tests.odd_annotations import (
     EACH,
     HEIGHT,
+    MENDED,
     NOT_USED,
     ORDINARY,
     OUTCOMES,
@@ -32,10 +36,11 @@ from tests.odd_annotations import (
     Use,
     write_odd_annotations,
 )  # fmt: skip
+from tools import evaluate as tool
 from ws_det.annotations import Mended, mend_annotations
 from ws_det.errors import InputError
 
-CASES = 1000
+CASES, EVALUATIONS = 1000, 150
 WAY_OUT = "train a detector of boxes"
 
 
@@ -106,6 +111,70 @@ def sweep(root: Path, cases: range) -> dict[str, Counter[str]]:
                 for name in ("all", *file.oddities):
                     counts.setdefault(name, Counter())[outcome] += 1
     return counts
+
+
+# --- what tools/evaluate.py makes of them ---------------------------------------------------------
+
+
+def predictions(file: OddFile, chance: random.Random) -> list[dict[str, Any]]:
+    """Detections near the objects of the clean file, with its ids."""
+    found = []
+    for thing in file.clean["annotations"]:
+        x, y, w, h = (max(1, side + chance.choice((0, 0, 1, 2))) for side in thing["bbox"])
+        (rle,) = coco_mask.frPyObjects([[x, y, x + w, y, x + w, y + h, x, y + h]], HEIGHT, WIDTH)
+        mask = {"size": rle["size"], "counts": rle["counts"].decode()}
+        ids = {key: thing[key] for key in ("image_id", "category_id")}
+        found.append(
+            {**ids, "bbox": [x, y, w, h], "score": chance.random(), "segmentation": mask}
+        )
+    return found
+
+
+def evaluated(file: OddFile, found: Path, chance: random.Random, kinds: list[str]) -> Any:
+    """Numbers by the tool, None where it refuses."""
+    out = found.with_name("numbers.json")
+    flags = ["--kinds", *kinds, "--backend", chance.choice(("auto", "pycocotools"))]
+    try:
+        tool.main([str(found), str(file.path), "--out", str(out), *flags])
+    except InputError as error:
+        assert str(file.path) in str(error), error
+        return None
+    return json.loads(out.read_text())
+
+
+def evaluate_one(seed: int, root: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    file, chance = write_odd_annotations(root / str(seed), seed)["val"], random.Random(seed)
+    if "swapped sizes" in file.oddities:
+        return "left out"  # which only the images tell
+    found, path = predictions(file, chance), root / "found.json"
+    text = [{**f, "image_id": str(f["image_id"]), "score": str(f["score"])} for f in found]
+    path.write_text(json.dumps(chance.choice((found, found, text))))
+    kinds = chance.choice((["bbox"], ["segm"], ["bbox", "segm"]))
+    use = Use(False, "segm" in kinds, images=False)
+    outcome, numbers = file.outcome(use), evaluated(file, path, chance, kinds)
+    assert (numbers is None) == (outcome == REFUSED), outcome
+    truth = {**file.clean, "annotations": file.left(use)}
+    for kind in kinds if numbers else ():
+        expected = reference(truth, found, kind).stats.tolist()
+        # sums in another order
+        assert list(numbers[kind].values()) == pytest.approx(expected, abs=1e-9), kind
+    warned = capsys.readouterr().err.count("warning: ")
+    read_by_python_alone = all(oddity.startswith("utf") for oddity in file.oddities)
+    assert warned == (outcome in (MENDED, NOT_USED) and not read_by_python_alone), outcome
+    return outcome
+
+
+def test_evaluations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The numbers are pycocotools' own on the clean file without what is lost, or a sentence."""
+    outcomes = Counter()
+    for seed in range(EVALUATIONS):
+        try:
+            outcomes[evaluate_one(seed, tmp_path, capsys)] += 1
+        except BaseException as error:
+            raise AssertionError(f"case {seed}: {(tmp_path / str(seed))}") from error
+    with capsys.disabled():
+        print(f"\nodd annotation files in tools/evaluate.py: {dict(outcomes)}")
+    assert min(outcomes[name] for name in (ORDINARY, MENDED, REFUSED)) > 0.1 * EVALUATIONS
 
 
 def test_random_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ import re
 import shutil
 import tempfile
 from collections import Counter
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from io import StringIO
 from itertools import product
 from pathlib import Path
@@ -29,6 +29,7 @@ from tests import hostile_sets as hostile
 from tests.test_fuzz import time_limit
 from tests.watched import snapshot, watched
 from tools import evaluate as tool
+from ws_det.annotations import mend_annotations
 from ws_det.coco import check_images, check_shapes, read_annotations
 from ws_det.errors import InputError
 from ws_det.evaluation.backends import BACKENDS
@@ -85,8 +86,12 @@ def tell(arguments: list[str]) -> str:
 def read_for_training(place: hostile.Place, truth: Path) -> None:
     """What both frameworks' checks do with an annotation file before a start."""
     annotations = read_annotations(str(truth))
-    check_shapes(str(truth), annotations)
     check_images(str(truth), str(place.images), annotations["images"], "complete it")
+    for training, masks in product((True, False), (True, False)):
+        with suppress(InputError):  # one of these uses may be one that the file is not for
+            mend_annotations(str(truth), str(place.images), training=training, masks=masks)
+    mended = mend_annotations(str(truth), str(place.images), training=True)
+    check_shapes(str(truth), mended.content)
 
 
 def check_page(path: Path) -> None:

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 from ws_det.coco import check_annotations, read_content
 from ws_det.mending.entries import mend_categories, mend_images, mend_references
-from ws_det.mending.objects import Objects, Purpose
+from ws_det.mending.objects import mend_objects
+from ws_det.mending.one import Purpose
 from ws_det.mending.sizes import mend_sizes
 from ws_det.mending.tally import Tally
 
@@ -114,10 +115,10 @@ def mend_content(
     things = content.get("annotations", [])
     images, things = mend_references(images, things, "image", tally)
     categories, things = mend_references(categories, things, "category", tally)
-    images = mend_sizes(images, folder, tally, turn)
+    images = mend_sizes(images, things, folder, tally, turn)
     used = {c["id"] for c in categories if classes is None or c["name"] in classes}
     purpose = Purpose(training, masks, used, without_masks, needed)
-    things = Objects(images, categories, purpose, tally).mend(things)
+    things = mend_objects(things, images, categories, purpose, tally)
     if not tally.changed:
         return Mended(dict(content), False, tally.notes())
     mended = {**content, "images": images, "categories": categories, "annotations": things}

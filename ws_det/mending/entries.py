@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -10,20 +11,18 @@ from ws_det.masks import is_finite
 from ws_det.mending.tally import Tally, name_of
 
 Entries = list[dict[str, Any]]
-_WHOLE = re.compile(r"\s*[+-]?[0-9]{1,18}(\.0*)?\s*")
+_WHOLE = re.compile(r"\s*[+-]?[0-9]{1,100}(\.0*)?\s*")
+_NUMBER = re.compile(r"\s*[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?\s*")
 _PLURALS = {"image": "images", "category": "categories"}
 
 
 def number_in(text: Any) -> Any:
-    """The number that a text says, or what was given."""
+    """The finite number that a text says, or what was given."""
     if not isinstance(text, str):
         return text
     if _WHOLE.fullmatch(text):
         return int(text.partition(".")[0])
-    try:
-        return float(text)
-    except ValueError:
-        return text
+    return float(text) if _NUMBER.fullmatch(text) and math.isfinite(float(text)) else text
 
 
 def numbers_in(values: Any) -> Any:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ws_det.errors import InputError
-from ws_det.images import image_path, image_size, opened
+from ws_det.images import image_path, image_size
 from ws_det.masks import is_size
 from ws_det.mending.entries import Entries, number_in
 from ws_det.mending.tally import Tally, name_of
@@ -25,44 +25,60 @@ def size_of(image: Mapping[str, Any]) -> tuple[int, int] | None:
 
 
 def mend_sizes(
-    images: Entries, folder: str | None, tally: Tally, turn: bool = True
+    images: Entries, things: Entries, folder: str | None, tally: Tally, turn: bool = True
 ) -> Entries:
     """Images whose height and width are whole numbers, and those of the image files.
 
     Args:
         images: The list.
-        folder: Of their files, or None to leave images without sizes as they are.
+        things: The annotations, of which a mask may know the size.
+        folder: Of the image files, or None to compare nothing and read nothing.
         tally: Counts.
         turn: As of ``image_size``.
 
     Raises:
         InputError: If a file cannot be read, or has another size.
     """
+    said = [_said(image) for image in images]
     if folder is not None:
-        _compare([image for image in images if _said(image) is not None], folder, tally, turn)
-    return [_sized(image, place, folder, tally, turn) for place, image in enumerate(images, 1)]
+        _compare([image for image, size in zip(images, said) if size], folder, tally, turn)
+    of_masks = _sizes_of_masks(things) if folder is None and None in said else {}
+    mended = []
+    for place, (image, size) in enumerate(zip(images, said), 1):
+        phrase = "made whole numbers of the height and width of {}"
+        if size is None and folder is None:
+            size = of_masks.get(image["id"])
+            phrase = "took the height and width of {} from a mask"
+        elif size is None:
+            size = image_size(image_path(folder, image["file_name"]), turn)
+            phrase = "read the height and width of {} from the file"
+        if size is not None and not _has(image, size):
+            tally.mend(phrase, name_of(image, place), "image")
+            image = {**image, "height": size[0], "width": size[1]}
+        mended.append(image)
+    return mended
+
+
+def _has(image: Mapping[str, Any], size: tuple[int, int]) -> bool:
+    sides = image.get("height"), image.get("width")
+    return sides == size and type(sides[0]) is type(sides[1]) is int
+
+
+def _sizes_of_masks(things: Entries) -> dict[Any, tuple[int, int]]:
+    """The size of an image by its id, where it has a mask of run lengths."""
+    sizes = {}
+    for thing in things:
+        shape, key = thing.get("segmentation"), thing.get("image_id")
+        size = shape.get("size") if isinstance(shape, Mapping) else None
+        if is_size(size) and isinstance(key, (str, int)):
+            sizes[key] = (int(size[0]), int(size[1]))
+    return sizes
 
 
 def _said(image: Mapping[str, Any]) -> tuple[int, int] | None:
     """The size that an image is said to have, be it in text or with a fraction of nothing."""
     size = number_in(image.get("height")), number_in(image.get("width"))
     return (int(size[0]), int(size[1])) if is_size(size) else None
-
-
-def _sized(
-    image: dict[str, Any], place: int, folder: str | None, tally: Tally, turn: bool
-) -> dict[str, Any]:
-    height, width = image.get("height"), image.get("width")
-    if type(height) is int and type(width) is int and is_size((height, width)):
-        return image
-    size, phrase = _said(image), "made whole numbers of the height and width of {}"
-    if size is None and folder is None:
-        return image
-    if size is None:
-        size = image_size(image_path(folder, image["file_name"]), turn)
-        phrase = "read the height and width of {} from the file"
-    tally.mend(phrase, name_of(image, place), "image")
-    return {**image, "height": size[0], "width": size[1]}
 
 
 def _compare(
@@ -99,8 +115,7 @@ def _refuse(
 ) -> None:
     path = image_path(folder, image["file_name"])
     said, size = _said(image), image_size(path, turn)
-    with opened(path) as stored:
-        is_turned = turn and said == stored.size[::-1]
+    is_turned = turn and said == image_size(path, turn=False)
     reason = "for its EXIF orientation turns it, " if is_turned else ""
     way_out = (
         "write the height and width of the upright images into the file if its boxes are in their "

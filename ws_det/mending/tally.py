@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ws_det.errors import printable
+
 
 class Tally:
     """Counts by what was done, each with the first that it was done to.
@@ -16,6 +18,7 @@ class Tally:
         name: Of the file.
         changed: Whether anything was changed.
         left_out: How many annotations are not used, by the reason.
+        total: How many annotations there are.
     """
 
     def __init__(self, name: str) -> None:
@@ -24,7 +27,7 @@ class Tally:
         self.left_out: dict[str, int] = {}
         self._first_left_out = ""
         self._mended: dict[tuple[str, str], list[Any]] = {}
-        self._total = 0
+        self.total = 0
         self._remarks: list[str] = []
 
     def mend(self, phrase: str, first: str, what: str = "annotation") -> None:
@@ -47,10 +50,6 @@ class Tally:
         """Note what changes nothing."""
         self._remarks.append(sentence)
 
-    def of(self, total: int) -> None:
-        """Say how many annotations there are."""
-        self._total = total
-
     def notes(self) -> list[str]:
         """A phrase for each count."""
         notes = [*self._remarks]
@@ -61,7 +60,7 @@ class Tally:
         if count:
             reasons = ", ".join(f"{n} {reason}" for reason, n in self.left_out.items())
             notes.append(
-                f"{count} of {self._total} annotations {'are' if count > 1 else 'is'} not used: "
+                f"{count} of {self.total} annotations {'are' if count > 1 else 'is'} not used: "
                 f"{reasons} ({'the first is ' * (count > 1)}{self._first_left_out})"
             )
         return notes
@@ -70,4 +69,5 @@ class Tally:
 def name_of(thing: Mapping[str, Any], place: int) -> str:
     """What to call an annotation or image in a message: by its id, or its place from 1."""
     key = thing.get("id")
-    return f"id {key}" if isinstance(key, (str, int)) else f"number {place} of the list"
+    has_id = isinstance(key, (str, int))
+    return f"id {printable(str(key)[:50])}" if has_id else f"number {place} of the list"
