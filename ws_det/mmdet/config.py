@@ -16,7 +16,8 @@ from mmengine.utils import import_modules_from_strings
 
 from ws_det.errors import InputError
 from ws_det.evaluation.backends import choose
-from ws_det.mmdet.data import dicts_of, set_data_root
+from ws_det.mmdet.data import set_data_root
+from ws_det.mmdet.nodes import dicts_of
 from ws_det.mmdet.options import merge_options
 from ws_det.paths import find_config
 from ws_det.safe_yaml import SafeLoader, read_yaml

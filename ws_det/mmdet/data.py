@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import colorsys
 import os.path as osp
 from collections.abc import Sequence
 from typing import Any
 
-from mmdet.registry import DATASETS
 from mmengine.config import Config
 
-from ws_det.coco import (
-    category_names,
-    check_images,
-    check_shapes,
-    read_annotations,
-    read_content,
-)
+from ws_det.coco import category_names, check_images, check_shapes, read_content
 from ws_det.errors import InputError
 from ws_det.mmdet import annotations as coco
 from ws_det.mmdet.annotations import Reading
-from ws_det.mmdet.nodes import dicts_of, with_file
-
-_HEADS = ("bbox_head", "mask_head")
+from ws_det.mmdet.classes import check_categories, classes_of, take_classes
+from ws_det.mmdet.heads import heads_in
+from ws_det.mmdet.nodes import with_file
 
 
 def set_data_root(cfg: Config, root: str, parts: Sequence[str]) -> None:
@@ -46,17 +38,17 @@ def set_data_root(cfg: Config, root: str, parts: Sequence[str]) -> None:
         dataset.data_root = root
     for part in ("val", "test"):
         for evaluator in evaluators_of(cfg, part):
-            evaluator.ann_file = osp.join(root, datasets_of(cfg, part)[0].ann_file)
-    first = datasets_of(cfg, parts[0])[0]
-    names = category_names(read_annotations(annotation_file(first)))
-    if names == list(_classes(first)):
-        return  # keep the config's own words and colours
-    colors = [colorsys.hsv_to_rgb(i * 0.618 % 1, 0.8, 1) for i in range(len(names))]
-    palette = [tuple(round(255 * channel) for channel in color) for color in colors]
-    for dataset in datasets:
-        dataset.metainfo = dict(classes=tuple(names), palette=palette)
-    for head in heads_of(cfg.model):
-        head["num_classes"] = len(names)
+            dataset = datasets_of(cfg, part)[0]
+            evaluator.ann_file = osp.join(root, dataset.ann_file)
+            if "seg_prefix" in evaluator:
+                evaluator.seg_prefix = osp.join(root, dataset.data_prefix.seg)
+    first = next(iter(datasets_of(cfg, parts[0])), None)
+    if first is None:
+        raise InputError(
+            f"--data-root {root}: no dataset of {parts[0]}_dataloader has an annotation file, "
+            f"so the config reads no set in COCO's format: take one that does"
+        )
+    take_classes(cfg.model, datasets, first, annotation_file(first))
 
 
 def check_data(cfg: Config, parts: Sequence[str]) -> list[Reading]:
@@ -83,7 +75,8 @@ def _check_part(cfg: Config, part: str) -> list[Reading]:
             has_objects = True  # perhaps
             continue
         content, is_utf8 = read_content(path)
-        _check_categories(cfg, dataset, path, category_names(content))
+        is_first = index == 0 and part != "val"
+        check_categories(cfg.model, dataset, path, category_names(content), is_first)
         _check_images(part, dataset, path, content["images"])
         has_objects = has_objects or bool(content.get("annotations"))
         if not coco.reads_coco(dataset):
@@ -94,7 +87,7 @@ def _check_part(cfg: Config, part: str) -> list[Reading]:
             wanted = coco.wants_of_training(dataset, is_last and not has_objects)
         else:
             wanted = coco.wants_of_evaluation(cfg.get(f"{part}_evaluator"), path)
-        folder, classes = _image_folder(dataset), _classes(dataset)
+        folder, classes = _image_folder(dataset), classes_of(dataset)
         mended = coco.mend_of_dataset(dataset, path, content, folder, classes, wanted)
         mended = mended if is_utf8 else mended.rewritten()
         maskless = not wanted.training and coco.is_maskless(dataset, mended.content)
@@ -125,7 +118,7 @@ def _of_evaluators(cfg: Config, part: str, readings: Sequence[Reading]) -> list[
             continue
         same = [reading.mended for reading in readings if coco.is_same(reading.path, path)]
         if not same and coco.judges_by_coco(evaluator):
-            classes = _classes(datasets_of(cfg, part)[0])
+            classes = classes_of(datasets_of(cfg, part)[0])
             same = [coco.mend_of_evaluator(evaluator, path, classes)]
         found += [Reading.of(f"{part}_evaluator", index, path, mended) for mended in same[:1]]
     return found
@@ -142,46 +135,13 @@ def evaluators_of(cfg: Config, part: str) -> list[Any]:
 
 
 def heads_of(model: Any) -> list[Any]:
-    """The head configs whose ``num_classes`` counts the set's classes."""
-    heads = [d[key] for d in dicts_of(model) for key in _HEADS if key in d]
-    return [d for head in heads for d in dicts_of(head) if "num_classes" in d]
+    """The head configs that count the set's classes."""
+    return [head.node for head in heads_in(model)]
 
 
 def annotation_file(dataset: Any) -> str:
     """Path of a dataset's annotation file."""
     return osp.join(dataset.get("data_root") or "", dataset.ann_file)
-
-
-def _classes(dataset: Any) -> Sequence[str]:
-    given = (dataset.get("metainfo") or {}).get("classes")
-    return given or DATASETS.get(dataset.type).METAINFO.get("classes", ())
-
-
-def _check_categories(cfg: Config, dataset: Any, path: str, names: Sequence[str]) -> None:
-    classes = _classes(dataset)
-    absent = [name for name in classes if name not in names]
-    if absent:
-        raise InputError(
-            f"the config has {len(absent)} categories that {path} does not have "
-            f"({_first(absent)}): pass --data-root FOLDER to take the set's own"
-        )
-    for head in heads_of(cfg.model):
-        if head["num_classes"] != len(classes):
-            raise InputError(
-                f"num_classes={head['num_classes']} of {head.get('type')} does not match the "
-                f"{len(classes)} classes of the data: pass --data-root FOLDER, which sets both"
-            )
-    named = [name for name in names if name in classes]
-    if named != list(classes):
-        raise InputError(
-            f"{path} lists its categories in another order ({_first(named)}) than the "
-            f"classes are in ({_first(classes)}), and mmdet takes labels from each "
-            f"file's order: write all annotation files with the categories in one order"
-        )
-
-
-def _first(names: Sequence[Any]) -> str:
-    return ", ".join([*map(str, names[:3]), "..."])
 
 
 def _check_images(part: str, dataset: Any, path: str, images: list[dict[str, Any]]) -> None:
