@@ -39,6 +39,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="write predictions.png, the first images of a test set as truth and as prediction",
     )
     parser.add_argument(
+        "--tta", action="store_true", help="also test in several sizes and flipped, merged"
+    )
+    parser.add_argument(
         "--compile", action="store_true", help="compile backbone and FPN (torch >= 2.4)"
     )
     parser.add_argument(
@@ -64,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         compiled=args.compile,
         force=args.force,
         auto_scale_lr=args.auto_scale_lr,
+        tta=args.tta,
     )
     run(job, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
 

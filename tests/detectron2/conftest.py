@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import sys
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -36,6 +39,19 @@ def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> 
     if find_spec("detectron2") is None:
         return Skipped.from_parent(parent, path=module_path)
     return None
+
+
+@pytest.fixture(autouse=True)
+def own_handlers() -> Iterator[None]:
+    """A run in the test's own process leaves no handlers of logs whose streams are closed."""
+    yield
+    for name in ("detectron2", "fvcore"):
+        logger = logging.getLogger(name)
+        for handler in [*logger.handlers]:
+            logger.removeHandler(handler)
+        logger.propagate = True
+    if "detectron2.utils.logger" in sys.modules:
+        sys.modules["detectron2.utils.logger"].setup_logger.cache_clear()
 
 
 @pytest.fixture

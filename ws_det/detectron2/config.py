@@ -19,11 +19,12 @@ from ws_det.detectron2.completed import check_values, complete, one_sentence
 from ws_det.detectron2.data import category_names, register_set
 from ws_det.detectron2.recipe import LazyRecipe, Recipe, YamlRecipe
 from ws_det.detectron2.safe_config import load_yaml
+from ws_det.detectron2.tta import KEYS as TTA_KEYS
 from ws_det.errors import InputError, first_line
 from ws_det.paths import find_config
 
 # What is read from `train` although no config of Detectron2's has it.
-_TRAIN = {"seed", "accumulation_steps", "clip_grad", "on_nan"}
+_TRAIN = {"seed", "accumulation_steps", "clip_grad", "on_nan", "tta"}
 _TRAIN |= {"cudnn_benchmark", "float32_precision"}
 
 
@@ -157,6 +158,8 @@ def _read_by(node: Any, path: Sequence[str]) -> set[str]:
         return _TRAIN
     if list(path) == ["train", "clip_grad"]:
         return {"max_norm"}
+    if list(path) == ["train", "tta"]:
+        return {*TTA_KEYS}
     target = node.get("_target_") if isinstance(node, DictConfig) else None
     if target is None:
         return set()

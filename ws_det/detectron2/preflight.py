@@ -17,6 +17,7 @@ from ws_det.detectron2.data import check_sets
 from ws_det.detectron2.placing import is_pretrained, split_query, trunk
 from ws_det.detectron2.recipe import Recipe
 from ws_det.detectron2.set_files import Findings
+from ws_det.detectron2.tta import check_tta
 from ws_det.detectron2.weights import loaded_model, local_file, model_in, resume_point
 from ws_det.errors import InputError, first_line
 from ws_det.guard import check_on_nan
@@ -56,6 +57,8 @@ def check(
         raise InputError("the config has no set to test on: give it one or pass --data-root FOLDER")
     found = check_sets(sets, recipe.num_classes(), wants)
     model = build_model(recipe)
+    if recipe.tta["enabled"]:
+        check_tta(model)
     if not test:
         _check_solver(recipe, model)
     last = resume_point(recipe.output_dir) if resume and not test else None

@@ -25,6 +25,7 @@ from torch import nn
 from ws_det.detectron2.mapper import NamedMapper
 from ws_det.detectron2.set_files import Wants
 from ws_det.detectron2.stream import build_train_loader, seed_sampler
+from ws_det.detectron2.tta import settings
 from ws_det.errors import InputError
 
 
@@ -33,7 +34,8 @@ class LazyRecipe:
 
     ``train.accumulation_steps`` (1) passes of ``dataloader.train.total_batch_size`` images make
     an iteration, ``train.clip_grad.max_norm`` (off) bounds the gradient's norm, ``train.seed``
-    (random) makes runs repeatable, ``train.on_nan`` ("stop") may be "skip", see ``NanGuard``.
+    (random) makes runs repeatable, ``train.on_nan`` ("stop") may be "skip", see ``NanGuard``,
+    ``train.tta`` is what ``TEST.AUG`` is in a yaml config, in small letters.
     """
 
     checkpoint_option = "train.init_checkpoint=FILE"
@@ -53,6 +55,7 @@ class LazyRecipe:
         self.accumulation: int = train.get("accumulation_steps", 1)
         self.max_norm: float | None = (train.get("clip_grad") or {}).get("max_norm")
         self.on_nan: str = train.get("on_nan", "stop")
+        self.tta: dict[str, Any] = settings(train.get("tta"))
         self.device: str = train.device
         self.batch_size: int = cfg.dataloader.train.total_batch_size
         # Images of a step that the learning rate is for.
@@ -70,6 +73,11 @@ class LazyRecipe:
     @learning_rate.setter
     def learning_rate(self, value: float) -> None:
         self.cfg.optimizer.lr = value
+
+    def enable_tta(self) -> None:
+        """Test with augmentation too."""
+        self.cfg.train.tta = {**(self.cfg.train.get("tta") or {}), "enabled": True}
+        self.tta = settings(self.cfg.train.tta)
 
     @staticmethod
     def lead_to(cfg: DictConfig, sets: Sequence[str], num_classes: int) -> None:
@@ -164,6 +172,7 @@ class YamlRecipe:
         self.accumulation: int = solver.ACCUMULATION_STEPS
         self.max_norm: float | None = solver.CLIP_GRAD_NORM or None
         self.on_nan: str = solver.ON_NAN
+        self.tta: dict[str, Any] = settings(cfg.TEST.AUG)
         self.device: str = cfg.MODEL.DEVICE
         self.batch_size: int = solver.IMS_PER_BATCH
         self.base_batch: int = self.batch_size * self.accumulation
@@ -177,6 +186,10 @@ class YamlRecipe:
     @learning_rate.setter
     def learning_rate(self, value: float) -> None:
         self.cfg.SOLVER.BASE_LR = value
+
+    def enable_tta(self) -> None:
+        """Test with augmentation too."""
+        self.cfg.TEST.AUG.ENABLED = self.tta["enabled"] = True
 
     @staticmethod
     def lead_to(cfg: CfgNode, sets: Sequence[str], num_classes: int) -> None:

@@ -7,13 +7,10 @@ import re
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import quote
 
 from detectron2.engine import default_setup, default_writers, hooks, launch
 from detectron2.engine.defaults import create_ddp_model
-from detectron2.evaluation import DatasetEvaluators, inference_on_dataset, print_csv_format
 from detectron2.utils import comm
 from torch import nn
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
@@ -25,12 +22,11 @@ from ws_det.detectron2.config import load_recipe
 from ws_det.detectron2.copies import registered_anew, write_copies
 from ws_det.detectron2.curves import CurvesHook
 from ws_det.detectron2.data import image_names
-from ws_det.detectron2.evaluator import CocoTwelveEvaluator
 from ws_det.detectron2.hooks import SyncEstBNHook
-from ws_det.detectron2.pictures import PicturesEvaluator
 from ws_det.detectron2.progress import Progress
-from ws_det.detectron2.recipe import Recipe, dataset_dicts
+from ws_det.detectron2.recipe import Recipe
 from ws_det.detectron2.scaling import follow_batch
+from ws_det.detectron2.testing import evaluate, evaluate_augmented
 from ws_det.detectron2.trainer import AccumulatingTrainer
 from ws_det.detectron2.weights import SafeCheckpointer, next_run_in
 from ws_det.errors import InputError
@@ -38,7 +34,7 @@ from ws_det.guard import NanGuard
 from ws_det.leaving import leave_group
 from ws_det.lock import alone_in
 from ws_det.paths import find_config
-from ws_det.report import closing_line, write_json
+from ws_det.report import closing_line
 
 _log = logging.getLogger("detectron2")
 
@@ -57,6 +53,7 @@ class Job(NamedTuple):
         compiled: Compile the backbone with its FPN. The RoI heads depend on what is on an image
             and would break the graph again and again.
         force: Only warn of weights trained with other norms, or with WS where the config has none.
+        tta: Also evaluate with test-time augmentation, as ``TEST.AUG.ENABLED`` of a yaml says.
         auto_scale_lr: Scale the learning rate to the images of a step, see ``follow_batch``.
     """
 
@@ -69,6 +66,7 @@ class Job(NamedTuple):
     compiled: bool = False
     force: bool = False
     auto_scale_lr: bool = False
+    tta: bool = False
 
 
 def run(
@@ -153,7 +151,8 @@ def _run(job: Job, recipe: Recipe, line: str, notes: Sequence[str]) -> None:
         places = [f"numbers in {recipe.output_dir}/coco_metrics.json"] if report else []
         places += [f"pictures in {job.show_dir}"] if job.show_dir else []
         places += [] if job.eval_only else [f"checkpoints and curves.png in {recipe.output_dir}"]
-        print(f"{closing_line(report)}; {', '.join(places)}")
+        augmented = f"; augmented: {closing_line(report['TTA'])}" if "TTA" in report else ""
+        print(f"{closing_line(report)}{augmented}; {', '.join(places)}")
 
 
 def _alone(recipe: Recipe, job: Job, first: bool) -> AbstractContextManager:
@@ -165,12 +164,17 @@ def _alone(recipe: Recipe, job: Job, first: bool) -> AbstractContextManager:
 def _load(job: Job, processes: int) -> tuple[Recipe, str]:
     """The recipe, and how its learning rate comes about."""
     recipe = load_recipe(job.config, job.options, job.data_root)
+    if job.tta:
+        recipe.enable_tta()
     return follow_batch(recipe, processes, job.auto_scale_lr)
 
 
 def _test(recipe: Recipe, model: nn.Module, job: Job) -> dict[str, Any]:
     SafeCheckpointer(_in_ddp(recipe, model)).load(recipe.weights)
-    return _evaluate(recipe, model, job.show_dir)[1]
+    report = evaluate(recipe, model, job.show_dir)[1]
+    if recipe.tta["enabled"]:
+        report |= evaluate_augmented(recipe, model)[1]
+    return report
 
 
 def _train(recipe: Recipe, model: nn.Module, job: Job) -> dict[str, Any]:
@@ -190,10 +194,15 @@ def _train(recipe: Recipe, model: nn.Module, job: Job) -> dict[str, Any]:
     curves = CurvesHook(recipe.output_dir)
     report: dict[str, Any] = {}
 
-    def evaluate() -> dict[str, Any]:
-        results, numbers = _evaluate(recipe, trainer.model)
+    def evaluate_and_draw() -> dict[str, Any]:
+        results, numbers = evaluate(recipe, trainer.model)
         report.update(numbers)
         curves.evaluated(numbers)
+        return results
+
+    def evaluate_last() -> dict[str, Any]:
+        results, numbers = evaluate_augmented(recipe, trainer.model)
+        report.update(numbers)
         return results
 
     processes = comm.get_world_size()
@@ -211,7 +220,8 @@ def _train(recipe: Recipe, model: nn.Module, job: Job) -> dict[str, Any]:
             SyncEstBNHook(),
             curves,
             hooks.PeriodicCheckpointer(checkpointer, **recipe.checkpoint) if main else None,
-            hooks.EvalHook(recipe.eval_period, evaluate),
+            hooks.EvalHook(recipe.eval_period, evaluate_and_draw),
+            hooks.EvalHook(0, evaluate_last) if recipe.tta["enabled"] else None,
             hooks.PeriodicWriter(
                 default_writers(recipe.output_dir, recipe.max_iter), recipe.log_period
             )
@@ -227,36 +237,8 @@ def _train(recipe: Recipe, model: nn.Module, job: Job) -> dict[str, Any]:
     trainer.data_loader = recipe.build_train_loader(trainer.seed, skip)
     trainer.train(start, recipe.max_iter)
     if job.show_dir:
-        _evaluate(recipe, trainer.model, job.show_dir)
+        evaluate(recipe, trainer.model, job.show_dir)
     return report
-
-
-def _evaluate(
-    recipe: Recipe, model: nn.Module, show_dir: str | None = None
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Detectron2's results in percent, and the report of the first test set."""
-    results: dict[str, Any] = {}
-    report: dict[str, Any] = {}
-    for name in recipe.test_sets:
-        whole = getattr(model, "module", model)
-        masks = getattr(getattr(whole, "roi_heads", None), "mask_on", False)
-        tasks = ("bbox", "segm") if masks else ("bbox",)
-        coco = CocoTwelveEvaluator(name, tasks, f"{recipe.output_dir}/inference")
-        evaluators = [coco]
-        if show_dir:
-            folder = quote(name, safe="") if len(recipe.test_sets) > 1 else ""
-            path = Path(show_dir, folder, "predictions.png")
-            evaluators.append(PicturesEvaluator(dataset_dicts(name), name, str(path)))
-        found = inference_on_dataset(
-            model, recipe.build_test_loader(name), DatasetEvaluators(evaluators)
-        )
-        if comm.is_main_process():
-            print_csv_format(found)
-            report = report or coco.report
-        results |= found if len(recipe.test_sets) == 1 else {name: found}
-    if report:
-        write_json(Path(recipe.output_dir, "coco_metrics.json"), report)
-    return results, report
 
 
 def _in_ddp(recipe: Recipe, model: nn.Module) -> nn.Module:
