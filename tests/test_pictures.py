@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +21,8 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from ws_det import pictures
-from ws_det.pictures import Drawn, Pair, decode_mask, draw_grid
+from ws_det.errors import InputError
+from ws_det.pictures import Drawn, Pair, decode_mask, draw_grid, name_below
 from ws_det.scene import CATEGORIES
 from ws_det.shapes import ShapesSpec, make_shapes
 
@@ -94,6 +97,32 @@ def test_two_images_a_row(pairs: list[Pair], tmp_path: Path) -> None:
     assert (image[380:, 720:] == 1).all() and not (image[380:, :680] == 1).all()
     draw_grid([], NAMES, tmp_path / "none.png")
     assert (imread(tmp_path / "none.png") == 1).all()
+
+
+def test_names_lead_nowhere_but_below(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is below a folder keeps its folders; of seeded names none leads out of another one."""
+    monkeypatch.chdir(tmp_path)
+    for path, folder in (
+        ("set/images/cam1/0001.jpg", "set/images"),
+        ("set/images/cam1/0001.jpg", "set/images/"),
+        (f"{tmp_path}/set/images/cam1/0001.jpg", "set/images"),
+        ("cam1/0001.jpg", ""),
+        ("s3://bucket/images/cam1/0001.jpg", "s3://bucket/images"),
+    ):
+        assert name_below(path, folder) == "cam1/0001.jpg"
+    rng, parts = random.Random(0), ["..", "a", ".", "", "~", "/", "..a", "a.png", "s3:", "\\"]
+    for _ in range(2000):
+        path, folder = ("/".join(rng.choices(parts, k=rng.randint(1, 6))) for _ in range(2))
+        name = name_below(path, folder)
+        lands = os.path.normpath(tmp_path / "show" / name)
+        assert Path(lands).is_relative_to(tmp_path / "show") and not os.path.isabs(name), path
+
+
+def test_a_mask_of_another_size_is_refused() -> None:
+    rle = coco_mask.encode(np.ones((3, 4), np.uint8, order="F"))
+    assert decode_mask(rle, (3, 4)).all()
+    with pytest.raises(InputError, match=r"\[3, 4\], and its image \[4, 3\]"):
+        decode_mask(rle, (4, 3))
 
 
 def test_boxes_alone_are_drawn(pairs: list[Pair], tmp_path: Path) -> None:

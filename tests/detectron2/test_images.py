@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from detectron2.data import DatasetMapper
+from detectron2.data import DatasetCatalog, DatasetMapper
+from detectron2.data.datasets import register_coco_instances
 from detectron2.data.detection_utils import read_image
 from PIL import Image
 
 from tests.photos import FORMATS, HEIGHT, SIDES, SQUARE, WIDTH, square_of, write_photo
-from ws_det.detectron2.data import NamedMapper
+from ws_det.detectron2.data import NamedMapper, check_sets
+from ws_det.detectron2.set_files import Wants
 from ws_det.errors import InputError
 
 
@@ -51,6 +54,26 @@ def test_a_tiff_would_be_turned_twice(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"a\.tif is a TIFF with an orientation.*upright"):
             read(path)
         assert mapper(OwnMapper)(dict(file_name=str(path))) == "read"
+
+
+def test_sets_of_such_images_are_refused_before_a_run(tmp_path: Path) -> None:
+    """By the first of each kind of file, for a mapper of the user's own may read them rightly."""
+    names = ["a.png", "b.tif"]
+    write_photo(tmp_path / names[0], 6)
+    write_photo(tmp_path / names[1], 6)
+    content = {
+        "images": [{"id": n, "file_name": n} for n in names],
+        "categories": [{"id": 1, "name": "a"}],
+    }
+    (tmp_path / "truth.json").write_text(json.dumps(content))
+    name = f"photos_{tmp_path.name}"
+    register_coco_instances(name, {}, str(tmp_path / "truth.json"), str(tmp_path))
+    dicts = [{"file_name": str(tmp_path / n), "image_id": n} for n in names]
+    DatasetCatalog.register(f"{name}_of_a_function", lambda: dicts)
+    for given in (name, f"{name}_of_a_function"):
+        with pytest.raises(InputError, match=r"b\.tif is a TIFF with an orientation"):
+            check_sets([given], [1], Wants(test_sets=[given]))
+        check_sets([given], [1], Wants(test_sets=[given], own_mapper=False))
 
 
 def test_white_is_not_made_of_16_bits(tmp_path: Path) -> None:

@@ -82,10 +82,14 @@ def test_sets_that_know_little(tmp_path):
     write_photo(tmp_path / "a.png", 6)
     dicts = [{"file_name": str(tmp_path / "a.png"), "image_id": 1}]
     pictures = PicturesEvaluator(dicts, name, str(tmp_path / "grid.png"))
-    pictures.process(dicts, [{"sem_seg": torch.zeros(2, HEIGHT, WIDTH)}])
+    found = Instances((HEIGHT, WIDTH), pred_boxes=Boxes(torch.from_numpy(BOX[None]).float()))
+    found.scores, found.pred_classes = torch.tensor([0.9]), torch.tensor([70])
+    outputs = [{"sem_seg": torch.zeros(2, HEIGHT, WIDTH)}, {"instances": found}]
+    pictures.process(dicts * 2, outputs)
     pictures.evaluate()
-    (pair,) = pictures.pairs
+    pair, other = pictures.pairs
     assert (pair.title, pair.truth, pair.found) == ("a.png", [], [])
+    assert [thing.label for thing in other.found] == [70]
     assert Image.open(tmp_path / "grid.png").size[0] > 1000
 
 

@@ -187,6 +187,20 @@ def test_several_sets(tmp_path: Path) -> None:
         assert (mmcv.imread(str(tmp_path / "show" / folder / "a.png")) == colour).all()
 
 
+def test_no_image_is_replaced(tmp_path: Path) -> None:
+    """Not by a picture in the folder of the set either."""
+    (tmp_path / "show/day").mkdir(parents=True)
+    (tmp_path / "images").symlink_to(tmp_path / "show/day")
+    content = write_photo(tmp_path / "images/a.png", 1).read_bytes()
+    other = tmp_path / "other"
+    (other / "images").mkdir(parents=True)
+    write_photo(other / "images/a.png", 1)
+    data = ConcatDataset([dataset(tmp_path, ["a.png"], file="day"), dataset(other, ["a.png"])])
+    with pytest.raises(InputError, match=r"show/day/a\.png would replace the image"):
+        test(data, tmp_path / "show", predictions(data))
+    assert (tmp_path / "images/a.png").read_bytes() == content
+
+
 def test_an_image_of_another_size_is_refused_when_it_comes(tmp_path: Path) -> None:
     """By the loader, and by the pictures if the loader is another."""
     (tmp_path / "images").mkdir()

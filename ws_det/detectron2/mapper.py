@@ -39,7 +39,7 @@ class NamedMapper:
         local = isinstance(path, str) and "://" not in path
         try:
             if local and is_detectron2s(self.mapper):  # another may read what is no image to Pillow
-                check_image(path, self.mapper)
+                check_image(path)
             return self.mapper(dataset_dict)
         except InputError:
             raise

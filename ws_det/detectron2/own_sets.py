@@ -10,6 +10,7 @@ from detectron2.data import DatasetCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.structures import BoxMode
 
+from ws_det.detectron2.images import check_kinds
 from ws_det.detectron2.mapper import learned, mask_fault
 from ws_det.errors import InputError, first_line
 from ws_det.images import image_size
@@ -83,6 +84,7 @@ def check_own_set(
             f"the image {absent[0]} of the set {name} does not exist ({len(absent)} of "
             f"{len(dicts)} are missing): complete the folder"
         )
+    check_kinds(file for file in files if isinstance(file, str) and "://" not in file)
     if testing:
         _check_ids(name, dicts)
     has_truth = training and any("annotations" in entry for entry in dicts)

@@ -9,10 +9,12 @@ from detectron2.data import Metadata, MetadataCatalog
 
 from ws_det.annotations import Mended, mend_content
 from ws_det.coco import check_annotations, check_images, check_shapes, read_content
+from ws_det.detectron2.images import check_kinds
 from ws_det.detectron2.keypoints import fill_keypoints, keypoint_metadata
 from ws_det.detectron2.mapper import NO_POLYGONS
 from ws_det.detectron2.own_sets import check_own_set, is_own
 from ws_det.errors import InputError
+from ws_det.images import image_path
 
 WITHOUT_MASKS = "train a detector of boxes, such as faster_rcnn_R_50_FPN_1x_gn_ws.yaml"
 
@@ -80,7 +82,7 @@ def check_set(name: str, wants: Wants, num_classes: int | None, found: Findings)
         return None
     content, is_plain = read_content(path)
     check_annotations(content, f"the annotation file {path}")
-    _check_images(metadata, content["images"])
+    _check_images(metadata, content["images"], wants.own_mapper)
     if in_coco:
         return _mended(metadata, content, is_plain, wants, found)
     check_shapes(path, content)
@@ -123,9 +125,14 @@ def _check_polygons(path: str, things: Sequence[Mapping[str, Any]]) -> None:
             raise InputError(f"the annotation {thing['id']} of {path} {NO_POLYGONS}")
 
 
-def _check_images(metadata: Metadata, images: Sequence[dict[str, Any]]) -> None:
+def _check_images(
+    metadata: Metadata, images: Sequence[dict[str, Any]], own_mapper: bool
+) -> None:
     if metadata.get("evaluator_type") == "lvis":  # which takes folder and file from elsewhere
         names = ["/".join(str(image.get("coco_url")).split("/")[-2:]) for image in images]
         images = [{"file_name": name} for name in names]
-    if metadata.get("image_root") is not None:
-        check_images(metadata.json_file, metadata.image_root, images, "complete the folder")
+    folder = metadata.get("image_root")
+    if folder is not None:
+        check_images(metadata.json_file, folder, images, "complete the folder")
+    if folder is not None and own_mapper:
+        check_kinds(image_path(folder, image["file_name"]) for image in images)

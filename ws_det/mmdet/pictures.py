@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from os.path import realpath
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,10 @@ class NamedVisualizationHook(DetVisualizationHook):
             shown = self._images.find(sample)
             name = shown.name if cv2.haveImageWriter(shown.name) else f"{shown.name}.png"
             target = str(Path(self.test_out_dir, shown.folder, name))
+            if realpath(target) == realpath(shown.info["img_path"]):
+                raise InputError(
+                    f"the picture {target} would replace the image: give another --show-dir"
+                )
             try:
                 self._visualizer.add_datasample(
                     name,
