@@ -155,7 +155,8 @@ def test_bcn_config_differs_from_gn_in_its_norms_alone(backbone: str) -> None:
     bcn, gn = (ours(f"mask-rcnn_{backbone}_fpn_{norm}-ws-all_2x_coco") for norm in ("bcn", "gn"))
     assert bcn.model.backbone.init_cfg == gn.model.backbone.init_cfg
     assert (bcn.model.backbone.frozen_stages, bcn.model.backbone.norm_eval) == (-1, False)
-    assert bcn.custom_hooks == [{"type": "SyncEstBNHook"}]
+    hooks = [{"type": "NanGuardHook"}, {"type": "SyncEstBNHook"}]
+    assert bcn.custom_hooks == hooks
     with torch.device("meta"):
         models = [MODELS.build(cfg.model) for cfg in (bcn, gn)]
     kernels = [

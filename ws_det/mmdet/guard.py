@@ -12,6 +12,7 @@ from mmengine.runner import Runner
 
 from ws_det.errors import InputError
 from ws_det.guard import NanGuard, check_on_nan, gradient_norm
+from ws_det.mmdet.hooks import check_scaling
 
 
 @HOOKS.register_module(force=True)
@@ -30,6 +31,7 @@ class NanGuardHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Watch the model and the optimizer."""
+        check_scaling(runner)
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         self._guard = NanGuard(model, _names, runner.work_dir, self.on_nan)
         optimizer = runner.optim_wrapper.optimizer

@@ -10,6 +10,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
 
+from ws_det.errors import InputError
 from ws_det.estimates import StepEstimates
 from ws_det.norms import BatchChannelNorm2d, EstBatchNorm2d
 
@@ -33,6 +34,10 @@ class SyncEstBNHook(Hook):
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Keep the step that a checkpoint was saved in, see ``ResumeHook``."""
         self._unfinished = checkpoint.pop("estimates", None)
+
+    def before_train(self, runner: Runner) -> None:
+        """Refuse a learning rate that was scaled without the passes of a step."""
+        check_scaling(runner)
 
     def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         """Begin a pass; warn of stopped statistics, once: only here every loop called train()."""
@@ -73,6 +78,24 @@ class CompileHook(Hook):
         for part in (getattr(model, name, None) for name in ("backbone", "neck")):
             if part is not None:
                 part.compile()
+
+
+def check_scaling(runner: Runner) -> None:
+    """Refuse MMEngine's own ``--auto-scale-lr`` where the optimizer steps once in several passes.
+
+    It counts the images of a pass alone.
+
+    Raises:
+        InputError: If both are on, and the runner is not that of tools/train.py.
+    """
+    passes = getattr(runner.optim_wrapper, "_accumulative_counts", 1)
+    scale = runner.auto_scale_lr or {}
+    if scale.get("enable") and passes > 1 and type(runner).scale_lr is Runner.scale_lr:
+        raise InputError(
+            f"MMEngine's --auto-scale-lr does not count the {passes} passes of "
+            f"accumulative_counts, and made the learning rate {passes} times too small: train with "
+            f"ws_det's tools/train.py, or leave the flag out and set optim_wrapper.optimizer.lr"
+        )
 
 
 def stopped_statistics(model: nn.Module) -> list[str]:
