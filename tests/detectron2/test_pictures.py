@@ -13,8 +13,11 @@ from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 from tests import photos
+from tests.detectron2.conftest import DEMO
 from tests.photos import FORMATS, HEIGHT, SIDES, SQUARE, WIDTH, write_photo
+from tools import train_detectron2
 from ws_det.detectron2 import evaluator
+from ws_det.detectron2.config import load_recipe
 from ws_det.detectron2.pictures import PicturesEvaluator
 from ws_det.errors import InputError
 from ws_det.pictures import Drawn, Pair, draw_grid
@@ -95,3 +98,23 @@ def test_sets_that_know_little(tmp_path):
 
 def test_the_old_place():
     assert evaluator.PicturesEvaluator is PicturesEvaluator
+
+
+def test_the_tool_on_several_sets(coco_set, tmp_path):
+    """Each has its pictures. Oracle: a second evaluation, of one of them alone."""
+    recipe = load_recipe(DEMO, [], str(coco_set))
+    torch.save({"model": recipe.build_model().state_dict()}, tmp_path / "model.pth")
+    pictures = {}
+    for names in ("data_root_val,data_root_train", "data_root_train"):
+        show = tmp_path / names.replace(",", "_")
+        flags = ["--config-file", DEMO, "--data-root", coco_set, "--eval-only", "--show-dir", show]
+        flags += [f"train.init_checkpoint={tmp_path}/model.pth", f"train.output_dir={show}_out"]
+        flags += ["train.device=cpu", f"dataloader.test.dataset.names=[{names}]"]
+        train_detectron2.main([str(flag) for flag in flags])
+        found = sorted(show.rglob("*.png"))
+        pictures[names] = {str(p.relative_to(show)): p.read_bytes() for p in found}
+    several, one = pictures.values()
+    assert list(several) == [f"data_root_{part}/predictions.png" for part in ("train", "val")]
+    assert list(one) == ["predictions.png"]
+    assert several["data_root_train/predictions.png"] == one["predictions.png"]
+    assert several["data_root_val/predictions.png"] != one["predictions.png"]
