@@ -1,10 +1,13 @@
-"""The hook that keeps EstBN right in Detectron2's training loop."""
+"""The hooks that keep the statistics of norms right in Detectron2's training loop."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from typing import Any
 
-from detectron2.engine import HookBase
+from detectron2.engine import HookBase, hooks
+from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 
 from ws_det.estimates import StepEstimates
@@ -45,6 +48,49 @@ class SyncEstBNHook(HookBase):
     def after_step(self) -> None:
         """End the step, with one all-reduce."""
         self._estimates.end_pass()
+
+
+class PreciseStatistics(hooks.PreciseBN):
+    """Detectron2's PreciseBN: batch norms get their mean statistics before an evaluation.
+
+    EstBN, in BCN too, keeps its estimates, and computes meanwhile as in an evaluation. The images
+    are the same each time, so that a resumed run has the statistics of one that never stopped.
+
+    Args:
+        period: Of the evaluation.
+        model: In training mode.
+        build_loader: Makes the loader of the images, when the run has its seed.
+        num_iter: Batches of it.
+    """
+
+    def __init__(
+        self, period: int, model: nn.Module, build_loader: Callable[[], Any], num_iter: int
+    ) -> None:
+        super().__init__(period, model, None, num_iter)
+        self._build_loader = build_loader
+
+    def before_train(self) -> None:
+        """Warn of a model without batch norm."""
+        if not get_bn_modules(self.trainer.model):
+            _log.warning(
+                "TEST.PRECISE_BN.ENABLED has no effect: the model has no batch norm that learns "
+                "(EstBN, in BCN too, keeps its estimates)"
+            )
+
+    def update_stats(self) -> None:
+        """Compute them."""
+        if self._disabled:
+            return
+        if self._data_loader is None:
+            self._data_loader = self._build_loader()
+        self._data_iter = None
+        estimated = [m for m in self._model.modules() if isinstance(m, EstBatchNorm2d)]
+        learning = [layer for layer in estimated if layer.training]
+        for layer in learning:
+            layer.eval()
+        super().update_stats()
+        for layer in learning:
+            layer.train()
 
 
 def frozen_statistics(model: nn.Module) -> list[str]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os.path as osp
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -55,6 +56,7 @@ def check(
     sets = [*wants.train_sets, *wants.test_sets]
     if test and not sets:
         raise InputError("the config has no set to test on: give it one or pass --data-root FOLDER")
+    _check_expected(recipe.expected, recipe.test_sets)
     found = check_sets(sets, recipe.num_classes(), wants)
     model = build_model(recipe)
     if recipe.tta["enabled"]:
@@ -81,12 +83,25 @@ def _check_training(recipe: Recipe, processes: int) -> None:
         )
     if recipe.accumulation < 1:
         raise InputError(f"accumulation over {recipe.accumulation} steps: give 1 or more")
+    if recipe.precise_bn is not None and recipe.precise_bn < 1:
+        raise InputError(f"TEST.PRECISE_BN.NUM_ITER={recipe.precise_bn}: give 1 or more")
     check_on_nan(recipe.on_nan)
     if recipe.amp and not torch.cuda.is_available():
         raise InputError(
             "automatic mixed precision needs a GPU: leave out train.amp.enabled=True (in a yaml "
             "config SOLVER.AMP.ENABLED True)"
         )
+
+
+def _check_expected(expected: Sequence[Any], sets: Sequence[str]) -> None:
+    kinds = [str, str, (int, float), (int, float)]  # task, metric, value, tolerance
+    for given in expected:
+        fits = isinstance(given, (list, tuple)) and len(given) == len(kinds)
+        if not sets or not fits or not all(map(isinstance, given, kinds)):
+            raise InputError(
+                f"TEST.EXPECTED_RESULTS has {given!r}: give lists of task, metric, value and "
+                f"tolerance, and DATASETS.TEST"
+            )
 
 
 def _check_solver(recipe: Recipe, model: nn.Module) -> None:

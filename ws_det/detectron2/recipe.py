@@ -56,6 +56,7 @@ class LazyRecipe:
         self.max_norm: float | None = (train.get("clip_grad") or {}).get("max_norm")
         self.on_nan: str = train.get("on_nan", "stop")
         self.tta: dict[str, Any] = settings(train.get("tta"))
+        self.precise_bn, self.expected = None, []  # which yaml configs have
         self.device: str = train.device
         self.batch_size: int = cfg.dataloader.train.total_batch_size
         # Images of a step that the learning rate is for.
@@ -173,6 +174,9 @@ class YamlRecipe:
         self.max_norm: float | None = solver.CLIP_GRAD_NORM or None
         self.on_nan: str = solver.ON_NAN
         self.tta: dict[str, Any] = settings(cfg.TEST.AUG)
+        precise = cfg.TEST.PRECISE_BN
+        self.precise_bn: int | None = precise.NUM_ITER if precise.ENABLED else None
+        self.expected: list[Any] = cfg.TEST.EXPECTED_RESULTS
         self.device: str = cfg.MODEL.DEVICE
         self.batch_size: int = solver.IMS_PER_BATCH
         self.base_batch: int = self.batch_size * self.accumulation
@@ -236,6 +240,12 @@ class YamlRecipe:
         arguments = build_detection_train_loader.from_config(cfg)
         arguments["mapper"] = NamedMapper(arguments["mapper"])
         return build_train_loader(**arguments, seed=seed, skip=skip)
+
+    def build_precise_loader(self, seed: int) -> Any:
+        """The training images from the first on, read in this process as Detectron2 does it."""
+        cfg = self.cfg.clone()
+        cfg.DATALOADER.NUM_WORKERS = 0
+        return YamlRecipe(cfg).build_train_loader(seed, 0)
 
     def build_test_loader(self, name: str) -> Any:
         """Of a test set."""

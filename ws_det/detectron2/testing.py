@@ -6,7 +6,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from detectron2.evaluation import DatasetEvaluators, inference_on_dataset, print_csv_format
+from detectron2.evaluation import (
+    DatasetEvaluators,
+    inference_on_dataset,
+    print_csv_format,
+    verify_results,
+)
 from detectron2.utils import comm
 from torch import nn
 
@@ -14,6 +19,7 @@ from ws_det.detectron2.evaluator import CocoTwelveEvaluator
 from ws_det.detectron2.pictures import PicturesEvaluator
 from ws_det.detectron2.recipe import Recipe, dataset_dicts
 from ws_det.detectron2.tta import with_tta
+from ws_det.errors import InputError
 from ws_det.report import write_json
 
 
@@ -69,3 +75,24 @@ def evaluate_augmented(recipe: Recipe, model: nn.Module) -> tuple[dict[str, Any]
     return {f"{name}_TTA": numbers for name, numbers in results.items()}, (
         {"TTA": report} if report else {}
     )
+
+
+def verify(recipe: Recipe, results: dict[str, Any]) -> None:
+    """Compare results with those that ``TEST.EXPECTED_RESULTS`` of a yaml config names.
+
+    Args:
+        recipe: Of the config.
+        results: As :func:`evaluate` returns them.
+
+    Raises:
+        InputError: On the first process, if they are others.
+    """
+    if not recipe.expected or not comm.is_main_process():
+        return
+    try:
+        verify_results(recipe.cfg, results)
+    except (KeyError, SystemExit):  # the second is how Detectron2 ends
+        raise InputError(
+            f"the results are not those of TEST.EXPECTED_RESULTS: see {recipe.output_dir}/log.txt, "
+            f"and leave them out ([]) if they are for another run"
+        ) from None

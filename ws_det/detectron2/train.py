@@ -22,11 +22,11 @@ from ws_det.detectron2.config import load_recipe
 from ws_det.detectron2.copies import registered_anew, write_copies
 from ws_det.detectron2.curves import CurvesHook
 from ws_det.detectron2.data import image_names
-from ws_det.detectron2.hooks import SyncEstBNHook
+from ws_det.detectron2.hooks import PreciseStatistics, SyncEstBNHook
 from ws_det.detectron2.progress import Progress
 from ws_det.detectron2.recipe import Recipe
 from ws_det.detectron2.scaling import follow_batch
-from ws_det.detectron2.testing import evaluate, evaluate_augmented
+from ws_det.detectron2.testing import evaluate, evaluate_augmented, verify
 from ws_det.detectron2.trainer import AccumulatingTrainer
 from ws_det.detectron2.weights import SafeCheckpointer, next_run_in
 from ws_det.errors import InputError
@@ -171,9 +171,11 @@ def _load(job: Job, processes: int) -> tuple[Recipe, str]:
 
 def _test(recipe: Recipe, model: nn.Module, job: Job) -> dict[str, Any]:
     SafeCheckpointer(_in_ddp(recipe, model)).load(recipe.weights)
-    report = evaluate(recipe, model, job.show_dir)[1]
+    results, report = evaluate(recipe, model, job.show_dir)
     if recipe.tta["enabled"]:
-        report |= evaluate_augmented(recipe, model)[1]
+        augmented, numbers = evaluate_augmented(recipe, model)
+        results, report = results | augmented, report | numbers
+    verify(recipe, results)
     return report
 
 
@@ -193,9 +195,11 @@ def _train(recipe: Recipe, model: nn.Module, job: Job) -> dict[str, Any]:
     )
     curves = CurvesHook(recipe.output_dir)
     report: dict[str, Any] = {}
+    last: dict[str, Any] = {}
 
     def evaluate_and_draw() -> dict[str, Any]:
         results, numbers = evaluate(recipe, trainer.model)
+        last.update(results)
         report.update(numbers)
         curves.evaluated(numbers)
         return results
@@ -218,6 +222,7 @@ def _train(recipe: Recipe, model: nn.Module, job: Job) -> dict[str, Any]:
             hooks.IterationTimer(),
             hooks.LRScheduler(scheduler=recipe.build_schedule(optimizer)),
             SyncEstBNHook(),
+            _precise_statistics(recipe, trainer) if recipe.precise_bn else None,
             curves,
             hooks.PeriodicCheckpointer(checkpointer, **recipe.checkpoint) if main else None,
             hooks.EvalHook(recipe.eval_period, evaluate_and_draw),
@@ -238,7 +243,15 @@ def _train(recipe: Recipe, model: nn.Module, job: Job) -> dict[str, Any]:
     trainer.train(start, recipe.max_iter)
     if job.show_dir:
         evaluate(recipe, trainer.model, job.show_dir)
+    verify(recipe, last)
     return report
+
+
+def _precise_statistics(recipe: Recipe, trainer: AccumulatingTrainer) -> PreciseStatistics:
+    def loader() -> Any:
+        return recipe.build_precise_loader(trainer.seed)
+
+    return PreciseStatistics(recipe.eval_period, trainer.model, loader, recipe.precise_bn)
 
 
 def _in_ddp(recipe: Recipe, model: nn.Module) -> nn.Module:
