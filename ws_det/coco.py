@@ -83,8 +83,11 @@ def check_annotations(annotations: Any, name: str) -> None:
 
 
 def category_names(annotations: dict[str, Any]) -> list[str]:
-    """Category names in the order of the file, which is the order of a detector's labels."""
-    return [category["name"] for category in annotations["categories"]]
+    """Category names in the order of the file, which is the order of a detector's labels.
+
+    One that is listed twice is one.
+    """
+    return [*{str(entry["id"]): entry["name"] for entry in annotations["categories"]}.values()]
 
 
 def check_images(path: str, folder: str, images: Sequence[dict[str, Any]], way_out: str) -> None:
