@@ -34,12 +34,12 @@ class LookHook(Hook):
     """Keeps what the last run in this process was given.
 
     Attributes:
-        train: For each image of the training set its objects: label, box, mask, by their order.
-        truth: The annotations that the evaluator has.
+        train: For the path of each training image its objects: label, box, mask, by their order.
+        truth: The annotations that the evaluator has, None if it has no list.
     """
 
     train: dict[str, list[Any]]
-    truth: list[dict[str, Any]]
+    truth: list[dict[str, Any]] | None
 
     def before_train(self, runner: Runner) -> None:
         """Load every image as training does."""
@@ -51,15 +51,15 @@ class LookHook(Hook):
             boxes, labels = found.bboxes.tensor.numpy(), found.labels.tolist()
             masks = found.masks.to_ndarray() if "masks" in found else [None] * len(found)
             objects = [*zip(labels, boxes.tolist(), masks, strict=True)]
-            LookHook.train[Path(sample.img_path).name] = objects
+            LookHook.train[sample.img_path] = objects
 
     def before_val(self, runner: Runner) -> None:
         """Look into the evaluator."""
-        LookHook.truth = runner.val_evaluator.metrics[0]._coco_api.dataset["annotations"]
+        LookHook.truth = runner.val_evaluator.metrics[0]._coco_api.dataset.get("annotations")
 
     def before_test(self, runner: Runner) -> None:
         """Look into the evaluator."""
-        LookHook.truth = runner.test_evaluator.metrics[0]._coco_api.dataset["annotations"]
+        LookHook.truth = runner.test_evaluator.metrics[0]._coco_api.dataset.get("annotations")
 
 
 def write_config(path: Path, root: Path, settings: Mapping[str, Any]) -> Path:

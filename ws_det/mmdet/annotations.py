@@ -17,7 +17,8 @@ from ws_det.mmdet.images import turns
 from ws_det.mmdet.left import note_left
 from ws_det.mmdet.nodes import dicts_of
 
-_WITHOUT_MASKS = "train a detector of boxes, such as faster-rcnn_r50_fpn_gn-ws-all_1x_coco"
+_OF_BOXES = "a detector of boxes, such as faster-rcnn_r50_fpn_gn-ws-all_1x_coco"
+_WITHOUT_MASKS = f"let the evaluator's metric be bbox, or take {_OF_BOXES}"
 
 
 class Reading(NamedTuple):
@@ -122,7 +123,7 @@ def mend_of_dataset(
         training=wanted.training,
         masks=wanted.masks,
         classes=classes,
-        without_masks=_WITHOUT_MASKS,
+        without_masks=f"train {_OF_BOXES}" if wanted.training else _WITHOUT_MASKS,
         needed=wanted.needed or (wanted.training and bool(content.get("annotations"))),
         turn=turns(loader or {}),
     )

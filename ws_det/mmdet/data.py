@@ -98,7 +98,6 @@ def _check_part(cfg: Config, part: str) -> list[Reading]:
 def _file_here(dataset: Any) -> str | None:
     """The path of a dataset's annotations, if they are JSON on a disk of this machine."""
     root = dataset.get("data_root") or "."
-    path = annotation_file(dataset)
     if dataset.get("backend_args") or "://" in root:
         return None
     if not osp.isdir(root):
@@ -106,6 +105,7 @@ def _file_here(dataset: Any) -> str | None:
             f"the data root {root} does not exist: pass --data-root FOLDER, which has "
             f"annotations/ and the image folders"
         )
+    path = annotation_file(dataset)
     return path if path.endswith(".json") else None
 
 
