@@ -24,6 +24,7 @@ pytest.importorskip("matplotlib", reason="the page's outlines need a dependency 
 
 from PIL import Image
 
+import ws_det.evaluation.saved  # noqa: F401  # what it compiles when it is imported is its own
 from tests.watched import watched
 from tools import evaluate as tool
 from ws_det.coco import check_images

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from PIL import Image
 
 from tests import photos
 from tests.photos import FORMATS, HEIGHT, SIDES, SQUARE, WIDTH, square_of, write_photo
+from tools import evaluate as tool
 from ws_det.errors import InputError
 from ws_det.evaluation.report_pictures import picture
 
@@ -77,3 +79,23 @@ def test_annotations_of_another_image(tmp_path: Path, size: tuple[int, int]) -> 
     words = rf"a\.png has height 48 and width 80, and height {size[1]} and width {size[0]} by its"
     with pytest.raises(InputError, match=words + ".*--images"):
         shown(tmp_path, "a.png", SQUARE, *size)
+
+
+def test_another_folder_of_images_is_refused_before_an_evaluation(tmp_path: Path, refusal) -> None:
+    """Nothing is printed or written; images that are read, and fit, are evaluated."""
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "a.png")
+    thing = {"id": 1, "image_id": 5, "category_id": 1, "bbox": SQUARE, "area": 9, "iscrowd": 0}
+    content = {"categories": [{"id": 1, "name": "a"}], "annotations": [thing]}
+    files = [tmp_path / name for name in ("found.json", "truth.json", "n.json", "page.html")]
+    found, truth, numbers, page = files
+    found.write_text(json.dumps([{**thing, "score": 0.9}]))
+    flags = [found, truth, "--out", numbers, "--html", page, "--images", tmp_path]
+    for height in (HEIGHT + 9, HEIGHT):
+        image = {"id": 5, "file_name": "a.png", "width": WIDTH, "height": height}
+        truth.write_text(json.dumps({**content, "images": [image]}))
+        if height != HEIGHT:
+            said = refusal(tool, *flags)
+            assert "a.png has height 48 and width 80, and height 57 and width 80 by its" in said
+            assert not numbers.exists() and not page.exists()
+    tool.main([str(flag) for flag in flags])
+    assert numbers.exists() and page.exists()

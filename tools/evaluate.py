@@ -63,6 +63,7 @@ def _run(args: argparse.Namespace, names: Sequence[str]) -> None:
     from ws_det.evaluation.coco_eval import kinds_of
     from ws_det.evaluation.inputs import read_truth
     from ws_det.evaluation.report import Run, write_report
+    from ws_det.evaluation.report_photos import check_sizes
     from ws_det.evaluation.result import as_report
     from ws_det.evaluation.saved import load_saved
     from ws_det.report import class_table, closing_line, table, write_json
@@ -80,6 +81,7 @@ def _run(args: argparse.Namespace, names: Sequence[str]) -> None:
     if args.images:
         way_out = "give the folder that its file names start from as --images"
         check_images(args.annotations, args.images, truth["images"], way_out)
+        check_sizes(truth["images"], args.images)
     known = [run.categories for run in saved.values() if run.categories is not None]
     runs: list[Run] = []
     for name, file in zip(names, files):

@@ -103,7 +103,9 @@ def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return pixels[:, ::-1] if orientation in (2, 3, 6, 7) else pixels
 
 
-def image_size(path: str | Path, turn: bool = True) -> tuple[int, int]:
+def image_size(
+    path: str | Path, turn: bool = True, way_out: str = "replace it"
+) -> tuple[int, int]:
     """Height and width of an image as it is looked at, from its header alone.
 
     Cameras store a photo as the sensor lies and note how to turn it (EXIF orientation). Both
@@ -113,11 +115,12 @@ def image_size(path: str | Path, turn: bool = True) -> tuple[int, int]:
         path: Of the image.
         turn: Give False for a reader that leaves pixels as they are stored. Those of a TIFF are
             turned by each reader.
+        way_out: What the user can do, the end of the message.
 
     Raises:
         InputError: As of :func:`opened`.
     """
-    with opened(path) as image:
+    with opened(path, way_out) as image:
         is_tiff = image.format == TURNED_BY_DECODERS
         # Whether the size that Pillow gives a TIFF is turned depends on Pillow's version.
         width, height = (image.tag_v2[256], image.tag_v2[257]) if is_tiff else image.size

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,16 +10,13 @@ import numpy as np
 
 from ws_det.evaluation.report_choice import Kept
 from ws_det.evaluation.report_errors import CORRECT, TYPES
-from ws_det.images import check_size, image_path, image_size, read_image
-from ws_det.masks import is_box, is_mask, is_size
+from ws_det.evaluation.report_photos import SIDE as SIDE
+from ws_det.evaluation.report_photos import as_jpeg, shown_pixels
+from ws_det.images import image_path
+from ws_det.masks import is_box, is_mask
 
-SIDE = 560  # pixels of the longer side of a picture
 _GRID = 240  # of the mask that an outline is drawn from
-_QUALITY = 80
 _FAR = 1e6  # from the image; the page needs finite numbers
-_WAY_OUT = (
-    "give the folder of the images with --images, or leave it out for a page without pictures"
-)
 
 
 def picture(
@@ -45,8 +40,8 @@ def picture(
     Raises:
         InputError: If the image cannot be read, or its name leads out of the folder.
     """
-    pixels, full = _pixels(image_path(folder, image["file_name"]), image)
-    uri, size = _jpeg(pixels)
+    pixels, full = shown_pixels(image_path(folder, image["file_name"]), image)
+    uri, size = as_jpeg(pixels)
     labels = {key: at for at, key in enumerate(sorted({c["id"] for c in truth["categories"]}))}
 
     def drawn(thing: Mapping[str, Any], **facts: Any) -> dict[str, Any]:
@@ -105,32 +100,6 @@ def _mask_of(thing: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray | No
         return None
 
 
-def _pixels(path: str, image: Mapping[str, Any]) -> tuple[np.ndarray, tuple[int, int]]:
-    """The pixels to show, and the width and height by the annotations, in which boxes are.
-
-    A photo is shown upright, or as it is stored, if it is of that size that the annotations speak.
-    The folder may have all images smaller or larger than the annotations do.
-    """
-    pixels = read_image(path, way_out=_WAY_OUT)
-    real, stated = pixels.shape[:2], (image.get("height"), image.get("width"))
-    if not is_size(stated):
-        return pixels, real[::-1]
-    height, width = map(int, stated)
-    if real != (height, width) and image_size(path, turn=False) == (height, width):
-        pixels = read_image(path, turn=False, way_out=_WAY_OUT)
-    elif not _is_scaled(real, (height, width)):
-        check_size(path, real, (height, width), _WAY_OUT)
-    return pixels, (width, height)
-
-
-def _is_scaled(real: Sequence[int], stated: Sequence[int]) -> bool:
-    """Whether a size is another one, scaled and rounded; masks of a far larger one take memory."""
-    height, width = stated
-    # There is a scale that gives both sides to a pixel.
-    fits = abs(real[0] / height - real[1] / width) <= 1 / height + 1 / width
-    return fits and max(stated) <= 100 * max(real)
-
-
 def _box_of(mask: np.ndarray) -> list[float]:
     from pycocotools import mask as coco_mask
 
@@ -152,18 +121,6 @@ def _outline(mask: np.ndarray, size: tuple[int, int]) -> str:
         points = ((line - 0.5) * scale).clip(0, size).round(1)
         parts.append("M" + "L".join(f"{x:g} {y:g}" for x, y in points) + "Z")
     return "".join(parts)
-
-
-def _jpeg(pixels: np.ndarray) -> tuple[str, tuple[int, int]]:
-    """A small JPEG as a data URI, and its width and height."""
-    from PIL import Image
-
-    small = Image.fromarray(pixels)
-    small.thumbnail((SIDE, SIDE))
-    content = io.BytesIO()
-    small.save(content, "JPEG", quality=_QUALITY, optimize=True)
-    coded = base64.b64encode(content.getvalue()).decode()
-    return f"data:image/jpeg;base64,{coded}", small.size
 
 
 def _found_by(index: int, runs: Sequence[Kept]) -> list[bool]:
