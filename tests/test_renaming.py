@@ -28,16 +28,17 @@ NAMES = {
 DETECTRON2, JHU = 0, 1
 
 
-def network() -> nn.Module:
+def network(norm: str = "gn") -> nn.Module:
     """A ResNet of MMDetection's names, without what lies between its layers."""
-    block = OrderedDict(
-        conv1=nn.Conv2d(8, 8, 1), gn1=nn.GroupNorm(2, 8), conv2=nn.Conv2d(8, 8, 3),
-        gn2=nn.GroupNorm(2, 8),
-    )  # fmt: skip
-    layer = nn.Sequential(nn.Sequential(block))
-    stem = OrderedDict(conv1=nn.Conv2d(3, 8, 7), gn1=nn.GroupNorm(2, 8))
-    for conv in (stem["conv1"], block["conv1"], block["conv2"]):
-        conv.bias = None
+
+    def layers(first: int, *sizes: int) -> OrderedDict[str, nn.Module]:
+        found = OrderedDict()
+        for number, size in enumerate(sizes, 1):
+            found[f"conv{number}"] = nn.Conv2d(first, 8, size, bias=False)
+            found[f"{norm}{number}"] = nn.GroupNorm(2, 8)
+        return found
+
+    layer, stem = nn.Sequential(nn.Sequential(layers(8, 1, 3))), layers(3, 7)
     return convert_to_ws(nn.Sequential(OrderedDict(**stem, layer1=layer)))
 
 
@@ -60,6 +61,13 @@ def assert_equal(model: nn.Module, state: dict[str, Tensor]) -> None:
     own = model.state_dict()
     assert own.keys() == state.keys()
     assert all(torch.equal(own[key], state[key]) for key in own)
+
+
+def test_a_model_under_the_authors_names_takes_others():
+    state = filled().state_dict()
+    model = network(norm="bn")
+    model.load_state_dict(named(state, DETECTRON2))
+    assert_equal(model, named(state, JHU))
 
 
 @pytest.mark.parametrize("column", [DETECTRON2, JHU])

@@ -101,7 +101,7 @@ def _rename(own: dict[str, Tensor], state: dict[str, Any]) -> None:
             converted = convert_state(given, target.name, source)
         except InputError as error:
             _tell(f"the weights are of {source.title} and cannot be renamed: {error}")
-    renamed = converted.state if converted else given
+    renamed = state_dict_of(converted.state) if converted else given
     start = _start(own, renamed)
     if _count(own, renamed, start) <= _count(own, state):
         return
@@ -161,26 +161,25 @@ def _judge(module: nn.Module, state: dict[str, Any]) -> None:
         _refuse_strange(kernels, found, strange)
     elif 4 * len(found) >= 3 * len(kernels) and kernels and module not in _judged:
         _judged.add(module)
-        backbone = getattr(module, "backbone", None)
-        inside = below(state, "backbone.") if backbone is not None else state
-        part = module if backbone is None else backbone
-        fit.check_family(part, inside, "the state dict", _REMEDY, force=True)
+        backbone = module._modules.get("backbone")
+        inside = state if backbone is None else below(state, "backbone.")
+        fit.check_family(backbone or module, inside, "the state dict", _REMEDY, force=True)
 
 
 def _refuse_strange(kernels: dict[str, Tensor], found: list[str], strange: list[str]) -> None:
     lost = [key for key in kernels if key not in found]
     frozen = [key for key in lost if not kernels[key].requires_grad]
-    sentence = (
+    fault = (
         f"{len(lost)} of {len(kernels)} kernels of WS convolutions (as {lost[0]}) are not in the "
-        f"weights, which have {len(strange)} others (as {strange[0]}): "
-        f"bring them to the model's names with tools/convert_checkpoint.py"
+        f"weights, which have {len(strange)} others (as {strange[0]})"
     )
+    remedy = "bring the weights to the model's names with tools/convert_checkpoint.py"
     if frozen and not any(not kernels[key].requires_grad for key in found):
         raise InputError(
-            f"{sentence}, or freeze nothing, for {len(frozen)} of them are frozen and would stay "
-            f"random"
+            f"{fault}, and {len(frozen)} of them are frozen and would stay random: {remedy}, or "
+            f"freeze nothing"
         )
-    warn(f"{sentence}, for they stay as they are")
+    warn(f"{fault}, and stay as they are: {remedy}")
 
 
 def _count(own: dict[str, Tensor], state: dict[str, Any], start: str = "") -> int:

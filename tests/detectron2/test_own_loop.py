@@ -15,15 +15,19 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import instantiate
 from detectron2.engine import DefaultTrainer
 from detectron2.modeling import build_model
 from detectron2.solver import build_optimizer
+from omegaconf import OmegaConf
 
 import ws_det
 from tests.conftest import REPO
 from tests.detectron2.parts import TINY, yaml_config
+from tests.own_loop import BLOCKS
 from ws_det.detectron2 import loop
 from ws_det.detectron2.data import register_set
+from ws_det.detectron2.layers import WSConv2d
 from ws_det.detectron2.trainer import AccumulatingTrainer
 from ws_det.errors import InputError
 from ws_det.formats import convert_state
@@ -171,6 +175,54 @@ def test_clipping_and_skipping_that_nobody_does_are_told_once(tiny_cfg, capsys):
     loss_and_step(model, build_optimizer(tiny_cfg, model), 1)
     said = capsys.readouterr().err
     assert said.count("SOLVER.CLIP_GRAD_NORM is 35.0") == said.count("SOLVER.ON_NAN is 'skip'") == 1
+
+
+def test_weights_trained_without_ws_are_told(tiny_cfg, tmp_path, capsys):
+    """Detectron2's own names, so that all of them are loaded without a word of its."""
+    state = build_model(tiny_cfg).state_dict()
+    state = {k: v + 0.1 if v.ndim == 4 else v for k, v in state.items()}  # filters with a mean
+    torch.save({"model": state}, tmp_path / "gn.pth")
+    DetectionCheckpointer(build_model(tiny_cfg)).load(str(tmp_path / "gn.pth"))
+    assert "trained with GN without WS weights" in capsys.readouterr().err
+
+
+# The page docs/own_loop.md
+
+
+def test_yaml_block(tmp_path, capsys):
+    """The supplied BCN config, shrunken, trains with the hook; that nobody clips is told."""
+    space = {}
+    exec(BLOCKS["detectron2, yaml"], space)
+    cfg = space["cfg"]
+    options = {**RUN, "MODEL.WEIGHTS": "", "OUTPUT_DIR": str(tmp_path)}
+    cfg.merge_from_list([part for option in options.items() for part in option])
+    trainer = space["Trainer"](cfg)
+    kinds = [type(hook).__name__ for hook in trainer._hooks]
+    assert kinds.index("SyncEstBNHook") < kinds.index("PeriodicCheckpointer")
+    trainer._hooks = [hook for hook in trainer._hooks if type(hook).__name__ != "EvalHook"]
+    trainer.train()
+    assert (tmp_path / "model_final.pth").is_file()
+    assert "SOLVER.CLIP_GRAD_NORM is 35.0" in capsys.readouterr().err
+
+
+def test_accumulation_block(tiny_cfg, capsys):
+    tiny_cfg.SOLVER.ACCUMULATION_STEPS, tiny_cfg.SOLVER.CLIP_GRAD_NORM = 2, 35.0
+    tiny_cfg.SOLVER.ON_NAN = "skip"
+    space = {"cfg": tiny_cfg}
+    exec(BLOCKS["detectron2, accumulation"], space)
+    assert space["trainer"].iter == 3  # as Detectron2 leaves it after three
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_lazy_block():
+    """Oracle: the loop that is refused, whatever the name of the setting's value."""
+    space = {}
+    exec(BLOCKS["detectron2, lazy"], space)
+    cfg = OmegaConf.create({"model": space["model"], "train": {"accumulation_steps": 3}})
+    model = instantiate(cfg.model)
+    assert any(isinstance(m, WSConv2d) for m in model.modules())
+    with pytest.raises(InputError, match=r"train\.accumulation_steps is 3, .* after 2 backward"):
+        loss_and_step(model, torch.optim.SGD(model.parameters(), 0.1), 2)
 
 
 # The scripts themselves

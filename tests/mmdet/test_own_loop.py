@@ -20,6 +20,7 @@ from mmengine.runner import Runner, load_checkpoint
 
 import ws_det
 from tests.conftest import REPO, run
+from tests.own_loop import BLOCKS
 from ws_det.errors import InputError
 from ws_det.formats import convert_state
 
@@ -134,6 +135,16 @@ def test_scaling_without_the_passes_is_refused(own_config, tmp_path):
     cfg.work_dir = str(tmp_path / "work")
     with pytest.raises(InputError, match="does not count the 4 passes"):
         Runner.from_cfg(cfg).train()
+
+
+def test_the_block_of_the_page(own_config, tmp_path):
+    """docs/own_loop.md: one epoch of MMEngine's own runner, with both hooks."""
+    cfg = Config.fromfile(own_config(BLOCKS["mmdet"]))
+    cfg.work_dir = str(tmp_path / "work")
+    runner = Runner.from_cfg(cfg)
+    assert {"NanGuardHook", "SyncEstBNHook"} <= {type(hook).__name__ for hook in runner.hooks}
+    runner.train()
+    assert (tmp_path / "work/epoch_1.pth").is_file()
 
 
 @pytest.mark.slow
