@@ -60,10 +60,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         force=args.force,
     )
     if result:  # the first process
-        places = [f"numbers in {result['work_dir']}/coco_metrics.json"]
-        places += [f"pictures in {args.show_dir}"] * bool(args.show_dir)
+        places = result["files"] + [f"pictures in {args.show_dir}"] * bool(args.show_dir)
         places += [f"predictions in {args.out}"] * bool(args.out)
-        print(f"{closing_line(result)}; {', '.join(places)}")
+        print("; ".join([closing_line(result), *([", ".join(places)] if places else [])]))
 
 
 if __name__ == "__main__":

@@ -13,8 +13,6 @@ from matplotlib.figure import Figure
 
 from ws_det.files import write_png
 
-_APS = ("box AP", "mask AP")
-
 
 def draw_curves(
     losses: Mapping[str, np.ndarray],
@@ -27,16 +25,18 @@ def draw_curves(
     Args:
         losses: By name, one value per iteration, the last one of iteration ``last``; ``loss`` is
             their total.
-        aps: Points like ``{"iter": 2000, "box AP": 0.4, "mask AP": 0.3}``.
+        aps: Points like ``{"iter": 2000, "box AP": 0.4, "mask AP": 0.3}``, some maybe without.
         last: Number of the last iteration.
         path: PNG to write.
     """
+    words = list(dict.fromkeys(word for point in aps for word in point if word != "iter"))
+    aps = aps if words else ()  # other evaluators have no AP
     figure = Figure(figsize=(11 if aps else 6, 4.2), layout="constrained")
     FigureCanvasAgg(figure)  # no display, and pyplot's state stays the user's
     axes = figure.subplots(1, 2 if aps else 1, squeeze=False)[0]
     _draw_losses(axes[0], losses, last)
     if aps:
-        _draw_aps(axes[1], aps)
+        _draw_aps(axes[1], aps, words)
     for ax in axes:
         ax.set_xlabel("iteration")
         ax.grid(alpha=0.3)
@@ -68,15 +68,15 @@ def _draw_losses(ax: Axes, losses: Mapping[str, np.ndarray], last: int) -> None:
     ax.legend(frameon=False)
 
 
-def _draw_aps(ax: Axes, aps: Sequence[Mapping[str, Any]]) -> None:
-    for index, word in enumerate(_APS):
+def _draw_aps(ax: Axes, aps: Sequence[Mapping[str, Any]], words: Sequence[str]) -> None:
+    for index, word in enumerate(words):
         points = [(point["iter"], point[word]) for point in aps if word in point]
         if points:
             ax.plot(*zip(*points), marker="o", color=f"C{index}", label=word)
             ax.annotate(
                 f"{points[-1][1]:.3f}",
                 points[-1],
-                xytext=(0, -17 if index else 8),
+                xytext=(0, -17 if index % 2 else 8),
                 textcoords="offset points",
                 ha="center",
                 color=f"C{index}",

@@ -15,8 +15,8 @@ from mmengine.fileio import YamlHandler, register_handler
 from mmengine.utils import import_modules_from_strings
 
 from ws_det.errors import InputError
-from ws_det.evaluation.backends import choose
 from ws_det.mmdet.data import set_data_root
+from ws_det.mmdet.evaluators import take_over
 from ws_det.mmdet.nodes import dicts_of
 from ws_det.mmdet.options import merge_options
 from ws_det.paths import find_config
@@ -92,14 +92,14 @@ def complete(cfg: Config, launcher: str) -> None:
 
     A resume equal to the bit, checkpoints written whole, EstBN kept equal over ranks, a stop at
     NaN, curves, TensorBoard, damaged images named, COCO's twelve numbers with a report, and DDP
-    that also works without GPUs.
+    that also works without GPUs. Evaluators other than COCO's of boxes and masks stay.
 
     Args:
         cfg: The config, changed in place.
         launcher: As ``launch.process_group`` yields it.
 
     Raises:
-        InputError: If the evaluation back end that it names is not there.
+        InputError: If the evaluation back end that it names is not there, see ``take_over``.
     """
     import_modules_from_strings(_MODULES)
     cfg.launcher = launcher
@@ -118,13 +118,9 @@ def complete(cfg: Config, launcher: str) -> None:
     for node in dicts_of(cfg._cfg_dict):
         if node.get("type") == "LoadImageFromFile" and not node.get("backend_args"):
             node["type"] = "LoadNamedImage"
-        elif node.get("type") in ("CocoMetric", "CocoTwelveMetric") and node.get("ann_file"):
-            if not node.get("format_only") and {*_as_list(node["metric"])} <= {"bbox", "segm"}:
-                node["type"] = "CocoTwelveMetric"
-                choose(node.get("backend", "auto"))  # or a run would end at its first evaluation
-            if launcher != "none":
-                node["collect_device"] = "gpu"  # by collectives, whatever the device: "cpu" is by
-                # files in a folder that all machines would have to share
+    # By collectives, whatever the device: "cpu" is by files in a folder that all machines would
+    # have to share.
+    take_over(cfg, None if launcher == "none" else "gpu")
     if launcher != "none" and not torch.cuda.is_available() and not cfg.get("model_wrapper_cfg"):
         cfg.model_wrapper_cfg = dict(
             type="MMDistributedDataParallel",

@@ -12,9 +12,8 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from ws_det.curves import draw_curves
-from ws_det.report import write_json
-
-_APS = {"coco/bbox_mAP": "box AP", "coco/segm_mAP": "mask AP"}
+from ws_det.mmdet.report import read_metrics
+from ws_det.report import ap_points, write_json
 
 
 @HOOKS.register_module(force=True)
@@ -37,11 +36,10 @@ class CurvesHook(Hook):
 
     @master_only
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Keep the APs and draw."""
-        found = {word: metrics[key] for key, word in _APS.items() if key in (metrics or {})}
-        if found:
-            self._aps.append({"iter": runner.iter, **found})
-            write_json(Path(runner.work_dir, "curves.json"), self._aps)
+        """Keep the APs, also that there are none, and draw."""
+        found = ap_points(read_metrics(metrics or {}, 0))
+        self._aps.append({"iter": runner.iter, **found})
+        write_json(Path(runner.work_dir, "curves.json"), self._aps)
         self.after_train(runner)
 
     @master_only

@@ -37,8 +37,10 @@ def set_data_root(cfg: Config, root: str, parts: Sequence[str]) -> None:
     for dataset in datasets:
         dataset.data_root = root
     for part in ("val", "test"):
-        for evaluator in evaluators_of(cfg, part):
-            dataset = datasets_of(cfg, part)[0]
+        sets, evaluators = datasets_of(cfg, part), evaluators_of(cfg, part)
+        one_each = len(sets) == len(evaluators)
+        for place, evaluator in enumerate(evaluators):
+            dataset = sets[place if one_each else 0]
             evaluator.ann_file = osp.join(root, dataset.ann_file)
             if "seg_prefix" in evaluator:
                 evaluator.seg_prefix = osp.join(root, dataset.data_prefix.seg)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pickle
 import sys
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from mmdet.datasets.api_wrappers import COCO
 from mmdet.evaluation import CocoMetric, DumpDetResults
 from mmengine.logging import MMLogger
 from mmengine.registry import METRICS
@@ -74,9 +76,14 @@ class CocoTwelveMetric(CocoMetric):
         Returns:
             ``{"bbox_mAP": ..., ...}`` for each of ``self.metrics`` and each of ``STATS``; -1
             where the set has no object of a size. With ``classwise``,
-            ``{"bbox_<name>_mAP": ...}`` too.
+            ``{"bbox_<name>_mAP": ...}`` and CocoMetric's ``{"<name>_precision": ...}`` too.
         """
         predictions = {prediction["img_id"]: prediction for _, prediction in results}
+        if self._coco_api is None:  # the truth is that of the dataset
+            truths = {image["img_id"]: image for image, _ in results}
+            with TemporaryDirectory() as folder:
+                written = self.gt_to_coco_json(list(truths.values()), f"{folder}/truth")
+                self._coco_api = COCO(written)
         self.cat_ids = self._coco_api.get_cat_ids(cat_names=self.dataset_meta["classes"])
         if self.outfile_prefix and predictions:
             self.results2json(list(predictions.values()), self.outfile_prefix)
@@ -92,4 +99,6 @@ class CocoTwelveMetric(CocoMetric):
             numbers |= {f"{kind}_{s}": v for s, v in zip(STATS, result.stats.values())}
             if self.classwise:
                 numbers |= {f"{kind}_{n}_mAP": ap for n, ap in result.per_class.items()}
+                # by which MMDetection's save_best knows it: of masks, where there are any
+                numbers |= {f"{n}_precision": ap for n, ap in result.per_class.items()}
         return numbers

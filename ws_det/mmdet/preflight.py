@@ -17,6 +17,7 @@ from ws_det.errors import InputError
 from ws_det.mmdet import weights
 from ws_det.mmdet.annotations import Reading
 from ws_det.mmdet.data import check_data
+from ws_det.mmdet.evaluators import check_evaluators
 
 _REMEDY = (
     "give weights trained with WS, as open-mmlab://jhu/resnet50_gn_ws, or train from scratch with "
@@ -45,6 +46,7 @@ def check_training(cfg: Config, force: bool = False) -> list[Reading]:
         raise InputError(
             "--amp needs a GPU, MMEngine's AmpOptimWrapper refuses to run without: leave it out"
         )
+    check_evaluators(cfg, ("val",))
     readings = check_data(cfg, ("train", "val"))
     model = build_model(cfg)
     backbone_init = (cfg.model.get("backbone") or {}).get("init_cfg")
@@ -73,6 +75,7 @@ def check_test(cfg: Config, force: bool = False) -> list[Reading]:
     """
     check_writable(cfg.work_dir, "--work-dir")
     state = _weights(cfg.load_from)  # first: a mistyped name must not wait for the data
+    check_evaluators(cfg, ("test",))
     readings = check_data(cfg, ("test",))
     fit.check_whole(build_model(cfg), state, cfg.load_from, _REMEDY, force=force)
     return readings

@@ -8,9 +8,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from mmdet.evaluation import CocoMetric, MultiDatasetsEvaluator
 from mmengine.config import Config
+from mmengine.evaluator import Evaluator
 from mmengine.optim import OptimWrapper
-from mmengine.runner import Runner
 
 from ws_det.checks import check_file, check_writable
 from ws_det.errors import InputError, one_sentence
@@ -21,8 +23,9 @@ from ws_det.mmdet.annotations import Reading
 from ws_det.mmdet.config import complete, load_config
 from ws_det.mmdet.copies import Change
 from ws_det.mmdet.data import datasets_of
+from ws_det.mmdet.evaluators import EveryNumber
 from ws_det.mmdet.metrics import DumpPredictions
-from ws_det.mmdet.report import CocoReportHook
+from ws_det.mmdet.report import result_of
 from ws_det.mmdet.resumable import ResumableRunner
 from ws_det.mmdet.resume import Point, batch_of, lead_to, locate
 from ws_det.mmdet.saving import disk_full
@@ -33,7 +36,8 @@ from ws_det.scaling import learning_rate
 class AccumulatingRunner(ResumableRunner):
     """A runner whose ``--auto-scale-lr`` also counts gradient accumulation.
 
-    It says at every start how the learning rate comes about, and what is not read as it is.
+    It says at every start how the learning rate comes about, and what is not read as it is. No
+    evaluator's numbers are lost.
     """
 
     def read(self, readings: Sequence[Reading], changes: Sequence[Change]) -> None:
@@ -41,6 +45,14 @@ class AccumulatingRunner(ResumableRunner):
         copies.apply(changes, lambda place: getattr(self, f"_{place}"))
         for line in copies.describe(readings):
             self.logger.warning(line)
+
+    def build_evaluator(self, evaluator: Any) -> Evaluator:
+        """Build it; one of MMEngine's own may have evaluators that use the same names."""
+        built = super().build_evaluator(evaluator)
+        for metric in built.metrics:
+            if isinstance(metric, CocoMetric):  # pycocotools compares them as an array
+                metric.iou_thrs = np.atleast_1d(metric.iou_thrs)
+        return EveryNumber(built.metrics) if type(built) is Evaluator else built
 
     def scale_lr(self, optim_wrapper: OptimWrapper, auto_scale_lr: dict | None = None) -> None:
         """Scale every learning rate by the images of a step over ``base_batch_size``, if asked."""
@@ -83,8 +95,8 @@ def train(
         force: Only warn of weights trained with other norms, or with WS where the config has none.
 
     Returns:
-        The report of the last validation, as ``CocoReportHook.report``, and its ``work_dir``;
-        empty on every rank but the first.
+        The report of the last validation, as ``CocoReportHook.report``, its ``work_dir``, and what
+        to say of its ``files``; empty on every rank but the first.
 
     Raises:
         InputError: For bad input, before anything is written.
@@ -113,7 +125,7 @@ def train(
             runner.read(readings, changes)
             with one_sentence(), checked():
                 runner.train()
-        return _report(runner)
+        return result_of(runner, runner.val_loop)
 
 
 def test(
@@ -143,8 +155,8 @@ def test(
         force: As in ``train``.
 
     Returns:
-        The report, as ``CocoReportHook.report``, and its ``work_dir``; empty on every rank but
-        the first.
+        The report, as ``CocoReportHook.report``, its ``work_dir``, and what to say of its
+        ``files``; empty on every rank but the first.
 
     Raises:
         InputError: For bad input, before anything is written.
@@ -174,7 +186,9 @@ def test(
             runner.test_evaluator.metrics.append(dump)
         with one_sentence(), checked():
             runner.test()
-        return _report(runner)
+            if out and isinstance(runner.test_evaluator, MultiDatasetsEvaluator):
+                dump.evaluate(len(runner.test_dataloader.dataset))  # it asks one for each set
+        return result_of(runner, runner.test_loop)
 
 
 def _apply_flags(cfg: Config, amp: bool, resume: str | None, auto_scale_lr: bool) -> None:
@@ -209,10 +223,3 @@ def _show(cfg: Config, folder: str) -> None:
     # Absolute: a relative one would be taken below the work dir and a time stamp.
     hook.update(draw=True, test_out_dir=str(Path(folder).absolute()))
     cfg.custom_hooks.append(dict(type="PicturesHook", path=f"{folder}/predictions.png"))
-
-
-def _report(runner: Runner) -> dict[str, Any]:
-    if runner.rank != 0:
-        return {}
-    hook = next(hook for hook in runner.hooks if isinstance(hook, CocoReportHook))
-    return {**hook.report, "work_dir": runner.work_dir}

@@ -15,6 +15,7 @@ from mmengine.runner import Runner
 
 from ws_det.errors import InputError
 from ws_det.files import remove_parts
+from ws_det.masks import is_finite
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -40,7 +41,16 @@ class WholeCheckpointHook(CheckpointHook):
         self._delete()
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, Any]) -> None:
-        super()._save_best_checkpoint(runner, metrics)
+        """Save it, unless the evaluators do not give the number that it is to be best by."""
+        numbers = {name: value for name, value in metrics.items() if is_finite(value)}
+        missing = {*(self.key_indicators if self.save_best else ())} - {"auto", *numbers}
+        if missing or (self.save_best and not numbers):
+            runner.logger.warning(
+                f"no checkpoint is kept as the best, for the evaluation gives no number "
+                f"{', '.join(missing) or 'at all'}; it gives {', '.join([*numbers][:8]) or 'none'}"
+            )
+            return
+        super()._save_best_checkpoint(runner, numbers)
         self._delete()
 
     def _delete(self) -> None:
