@@ -82,8 +82,8 @@ def report_of(path: Path, weights: Path, root: Path, work_dir: Path) -> dict[str
     "options",
     [
         "metric=['bbox', 'proposal']",
-        "metric='proposal_fast'",
-        "metric='bbox', iou_thrs=[0.5, 0.6]",
+        pytest.param("metric='proposal_fast'", marks=pytest.mark.sweep),
+        pytest.param("metric='bbox', iou_thrs=[0.5, 0.6]", marks=pytest.mark.sweep),
         "metric=['bbox', 'segm'], metric_items=['mAP', 'mAP_s'], proposal_nums=(1, 10, 100)",
     ],
 )
@@ -151,22 +151,30 @@ def test_other_evaluators_stay(weights: Path, coco_set: Path, tmp_path: Path, ca
     }
 
 
-def test_a_training_with_them(coco_set: Path, tmp_path: Path, capsys) -> None:
+@pytest.mark.parametrize(
+    ("best", "kept"),
+    [
+        ("own/number", 1),
+        ("own/gone", 0),
+        pytest.param("own/text", 0, marks=pytest.mark.sweep),
+        pytest.param("auto", 1, marks=pytest.mark.sweep),
+    ],
+)
+def test_a_training_with_them(
+    best: str, kept: int, coco_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The best checkpoint by one of their numbers, and none by what they do not give."""
-    for best, kept in (("own/number", 1), ("own/gone", 0), ("own/text", 0), ("auto", 1)):
-        path = config(
-            tmp_path,
-            "val_evaluator = dict(type='AnythingMetric', _delete_=True)\n"
-            "train_cfg = dict(max_epochs=2, val_interval=1)\n"
-            "default_hooks = dict(logger=dict(interval=1), checkpoint=dict("
-            f"save_best='{best}', rule='greater'))",
-        )
-        work_dir = tmp_path / best.replace("/", "-")
-        flags = ["--data-root", coco_set, "--work-dir", work_dir]
-        train_tool.main([str(arg) for arg in [path, *flags]])
-        assert len(list(work_dir.glob("best_*.pth"))) == kept, best
-        assert (work_dir / "curves.png").is_file()
-        assert "own/number 0.250, own/tensor 0.500" in capsys.readouterr().out
+    path = config(
+        tmp_path,
+        "val_evaluator = dict(type='AnythingMetric', _delete_=True)\n"
+        "train_cfg = dict(max_epochs=2, val_interval=1)\n"
+        "default_hooks = dict(logger=dict(interval=1), checkpoint=dict("
+        f"save_best='{best}', rule='greater'))",
+    )
+    train_tool.main([str(path), "--data-root", str(coco_set), "--work-dir", str(tmp_path / "run")])
+    assert len(list((tmp_path / "run").glob("best_*.pth"))) == kept
+    assert (tmp_path / "run" / "curves.png").is_file()
+    assert "own/number 0.250, own/tensor 0.500" in capsys.readouterr().out
 
 
 def test_results_alone(weights: Path, coco_set: Path, tmp_path: Path, capsys) -> None:
