@@ -92,6 +92,8 @@ def test_without_batch_norm_it_warns(tmp_path):
     [
         ({"TEST.PRECISE_BN.ENABLED": True, "TEST.PRECISE_BN.NUM_ITER": 0}, "NUM_ITER=0"),
         ({"TEST.EXPECTED_RESULTS": "[['bbox','AP',1]]"}, "task, metric, value and tolerance"),
+        ({"SOLVER.LR_SCHEDULER_NAME": "WarmupStepWithFixedGammaLR"}, "its schedule cannot be"),
+        ({"SOLVER.LR_SCHEDULER_NAME": "Cosine"}, "Unknown LR scheduler: Cosine"),
         ({"TEST.EXPECTED_RESULTS": "[3]"}, "task, metric, value and tolerance"),
     ],
 )

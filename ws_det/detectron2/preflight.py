@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from fvcore.common.param_scheduler import ParamScheduler
 from torch import nn
 
 from ws_det import fit
@@ -16,7 +17,8 @@ from ws_det.checkpoint import below, load_checkpoint
 from ws_det.checks import check_gpus, check_writable
 from ws_det.detectron2.data import check_sets
 from ws_det.detectron2.placing import is_pretrained, split_query, trunk
-from ws_det.detectron2.recipe import Recipe
+from ws_det.detectron2.proposals import check_proposals
+from ws_det.detectron2.recipe import Recipe, YamlRecipe
 from ws_det.detectron2.set_files import Findings
 from ws_det.detectron2.tta import check_tta
 from ws_det.detectron2.weights import loaded_model, local_file, model_in, resume_point
@@ -58,6 +60,8 @@ def check(
         raise InputError("the config has no set to test on: give it one or pass --data-root FOLDER")
     _check_expected(recipe.expected, recipe.test_sets)
     found = check_sets(sets, recipe.num_classes(), wants)
+    if isinstance(recipe, YamlRecipe):
+        check_proposals(recipe.cfg, test=test)
     model = build_model(recipe)
     if recipe.tta["enabled"]:
         check_tta(model)
@@ -112,7 +116,10 @@ def _check_solver(recipe: Recipe, model: nn.Module) -> None:
             f"config SOLVER.CHECKPOINT_PERIOD) 1 or more"
         )
     with _one_sentence("optimizer or its schedule"):
-        recipe.build_schedule(recipe.build_optimizer(model))
+        schedule = recipe.build_schedule(recipe.build_optimizer(model))
+        rates = getattr(schedule, "_multiplier", schedule)
+        if isinstance(rates, ParamScheduler):
+            rates(1.0)  # which it is asked for after the last step
 
 
 def _check_weights(
