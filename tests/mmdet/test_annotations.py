@@ -24,6 +24,7 @@ from ws_det.errors import InputError
 from ws_det.mmdet import runner
 from ws_det.mmdet.annotations import judges_by_coco, reads_coco
 from ws_det.mmdet.config import load_config
+from ws_det.mmdet.data import heads_of
 from ws_det.mmdet.diagnose import diagnose
 
 TRAIN, VAL = "annotations/instances_train2017.json", "annotations/instances_val2017.json"
@@ -227,15 +228,14 @@ def test_masks_for_a_loader_of_polygons(
     place: Path, odd: Callable[..., Path], tmp_path: Path
 ) -> None:
     """MMDetection marks what it cannot read as ignored, and learns nothing, without a word."""
-    one = "train_dataloader.dataset.pipeline.1"
-    cfg = load_config(str(place / "masks.py"))
-    cfg.merge_from_dict({f"{one}.poly2mask": False})
-    cfg.dump(str(tmp_path / "polygons.py"))
-    given = str(tmp_path / "polygons.py"), str(tmp_path / "work")
+    given = str(place / "masks.py"), str(tmp_path / "work")
+    polygons = {"train_dataloader.dataset.pipeline.1.poly2mask": False}
     with pytest.raises(InputError, match=r"6 of 6 annotations .*RLE .*poly2mask=True"):
-        runner.train(*given, data_root=str(odd(train=each(segmentation=RLE))))
+        runner.train(
+            *given, data_root=str(odd(train=each(segmentation=RLE))), cfg_options=polygons
+        )
     assert not (tmp_path / "work").exists()
-    runner.train(*given, data_root=str(place / "set"))
+    runner.train(*given, data_root=str(place / "set"), cfg_options=polygons)
     assert sorted(map(len, LookHook.train.values())) == [2, 2, 2]
     new_run()
     work = str(tmp_path / "rle")
@@ -281,6 +281,19 @@ def test_what_mmdetection_leaves_out(
     log = next((tmp_path / "work").glob("*/*.log")).read_text()
     left_out = 6 - sum(map(len, LookHook.train.values()))
     assert 0 < left_out < 6 and f"MMDetection leaves out {left_out} " in log
+
+
+def test_classes_that_no_object_has(
+    place: Path, odd: Callable[..., Path], tmp_path: Path
+) -> None:
+    cfg = load_config(str(place / "masks.py"), None, str(odd(train=each(category_id=3))))
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        loader.dataset.metainfo = dict(classes=("bar",))
+    for head in heads_of(cfg.model):
+        head["num_classes"] = 1
+    cfg.dump(str(tmp_path / "bars.py"))
+    with pytest.raises(InputError, match="nothing to learn from"):
+        runner.train(str(tmp_path / "bars.py"), str(tmp_path / "work"))
 
 
 class OwnDataset(CocoDataset):

@@ -130,4 +130,6 @@ def _class_of(type_: Any) -> Any:
     if not isinstance(type_, str):
         return type_
     registries = [r for r in vars(mmdet.registry).values() if isinstance(r, Registry)]
+    # MMEngine's are there too, with MMCV's classes of the same names, which read fewer keys.
+    registries.sort(key=lambda r: r.scope != "mmdet")
     return next((found for r in registries if (found := r.get(type_)) is not None), None)
