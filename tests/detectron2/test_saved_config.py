@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from tests.detectron2.conftest import DEMO
 from tests.detectron2.parts import TINY
 from tests.detectron2.test_train import assert_same
+from tools import train_detectron2
 from ws_det.detectron2.data import NamedMapper, register_set
 from ws_det.detectron2.train import Job, run
 
@@ -98,3 +100,43 @@ def test_the_saved_config_takes_up_the_run(kind, coco_set, tmp_path, monkeypatch
 
 def final(folder: Path) -> dict:
     return torch.load(folder / "model_final.pth", weights_only=True)
+
+
+def test_the_saved_config_of_a_folder(coco_set, tmp_path, refusal):
+    """It does not know the folder of --data-root: a sentence, and the same run with the flag."""
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    options = ("train.max_iter=2", "train.eval_period=0", "train.checkpointer.period=1")
+    run(Job(DEMO, (*options, f"train.output_dir={whole}"), data_root=str(coco_set)))
+    for name in ("data_root_train", "data_root_val"):  # as in a new process
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    resumed.mkdir()
+    for name in ("model_0000000.pth", "curves.json"):
+        shutil.copy(whole / name, resumed)
+    (resumed / "last_checkpoint").write_text("model_0000000.pth")
+    saved, output = str(whole / "config.yaml"), f"train.output_dir={resumed}"
+    said = refusal(train_detectron2, "--config-file", saved, "--resume", output)
+    assert "no data set is registered as 'data_root_train': give --data-root FOLDER" in said
+    run(Job(saved, (output,), resume=True, data_root=str(coco_set)))
+    assert_same(final(whole), final(resumed))
+
+
+@pytest.mark.parametrize(
+    "norm", ["lambda c: nn.GroupNorm(8, c)", "type('Own', (nn.BatchNorm2d,), {})"]
+)
+def test_a_config_that_no_yaml_can_say(norm, coco_set, tmp_path, refusal):
+    """It trains, Detectron2 pickles it, and neither file is run again: a sentence each."""
+    out, config = tmp_path / "out", tmp_path / "own.py"
+    text = f"from torch import nn\n{REPEAT.format(demo=DEMO)}model.module.backbone.norm = {norm}\n"
+    config.write_text(text)
+    options = ("train.max_iter=1", "train.eval_period=0", f"train.output_dir={out}")
+    run(Job(str(config), options, data_root=str(coco_set)))
+    flags = ("--data-root", coco_set, "--resume")
+    said = refusal(train_detectron2, "--config-file", out / "config.yaml", *flags)
+    if (out / "config.yaml").exists():
+        assert "config.yaml, line" in said and "give a config in Python that you trust" in said
+    else:  # Detectron2 wrote the pickle alone
+        assert "there is no config" in said
+    said = refusal(train_detectron2, "--config-file", out / "config.yaml.pkl", *flags)
+    assert "config.yaml.pkl is a pickle, which may run code" in said
+    run(Job(str(config), ("train.max_iter=2", *options[1:]), str(coco_set), resume=True))

@@ -46,6 +46,11 @@ def load_recipe(name: str, options: Sequence[str] = (), data_root: str | None = 
         InputError: If the config is missing or broken, an option unknown, or the set unusable.
     """
     path = find_config(name)
+    if path.endswith(".pkl"):  # Detectron2 writes one where a yaml would not do
+        raise InputError(
+            f"the config {path} is a pickle, which may run code, and is not read: give the config "
+            f"in Python that the run began with, which has what no yaml can say"
+        )
     try:
         cfg = LazyConfig.load(path) if path.endswith(".py") else load_yaml(path)
     except InputError:
