@@ -51,7 +51,7 @@ def evaluate_files(truth: str, predictions: str, kind: str) -> tuple[Arrays, lis
         and not known.load_warnings
         and not found.load_warnings  # other images or categories, infinite scores
         and _has_all(known, truth, kind)
-        and not _without_score(known, found)
+        and not _is_ambiguous(known, found)
         and _is_list_of(found, predictions, kind)
     )
     if not plain:
@@ -99,9 +99,11 @@ def _is_list_of(found: Any, path: str, kind: str) -> bool:
     return head[:1] == b"[" and len(found.get_ann_ids(area_rng=_EVERY)) == len(ids)
 
 
-def _without_score(known: Any, found: Any) -> bool:
-    warnings = known.healthcheck(found)["warnings"]
-    return any(warning["code"] == "dt_missing_score" for warning in warnings)
+def _is_ambiguous(known: Any, found: Any) -> bool:
+    """Whether a prediction has no score, or two categories have one id."""
+    report = known.healthcheck(found)
+    codes = {entry["code"] for entry in (*report["errors"], *report["warnings"])}
+    return not codes.isdisjoint(("dt_missing_score", "duplicate_category_id"))
 
 
 def _masks_alone(path: str, folder: str) -> str:
