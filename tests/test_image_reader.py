@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from tests import photos
+from tests.odd_photos import odd_photo, shows
 from tests.photos import FORMATS, HEIGHT, SIDES, SQUARE, WIDTH, square_of, write_photo
 from ws_det.errors import InputError
 from ws_det.images import image_size, read_image
@@ -110,3 +113,24 @@ def test_numbers_that_are_no_colours(tmp_path: Path, values: list) -> None:
     Image.fromarray(wide.astype(f"{wide.dtype.kind}4")).save(tmp_path / "a.tif")
     with pytest.raises(InputError, match=r"a\.tif has numbers of 32 bits.*save it with 8 or 16"):
         read_image(tmp_path / "a.tif")
+
+
+# --- random images ------------------------------------------------------------------------------
+
+
+def test_random_images_are_looked_at_upright(tmp_path: Path) -> None:
+    """Each shows its square where it is, or is refused by its name, if that is for a reason."""
+    rng, counts = random.Random(0), Counter()
+    for _ in range(400):
+        odd = odd_photo(rng, tmp_path)
+        try:
+            pixels = read_image(odd.path)
+        except InputError as error:
+            assert str(odd.path) in str(error) and (odd.is_damaged or odd.mode in ("I", "F")), odd
+            counts["refused"] += 1
+            continue
+        assert pixels.shape[:2] == image_size(odd.path), odd
+        assert odd.is_damaged or shows(pixels, odd), odd
+        counts["damaged, and looked at" if odd.is_damaged else "looked at"] += 1
+    print("random images:", dict(counts))
+    assert counts["looked at"] > 250 and counts["refused"] > 30

@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
+from ws_det.depth import eight_bits, is_deep
 from ws_det.errors import InputError, first_line
 
 if TYPE_CHECKING:
@@ -70,7 +71,8 @@ def opened(path: str | Path, way_out: str = "replace it") -> Iterator[Image]:
     try:
         if not osp.isfile(path):  # to open a pipe would wait for ever
             raise FileNotFoundError("there is no such file")
-        with Image.open(path, formats=_formats()) as image:
+        # Of a path Pillow would map the file, and then it mixes up the sides of a turned TIFF.
+        with open(path, "rb") as file, Image.open(file, formats=_formats()) as image:
             yield image
     except UnidentifiedImageError:
         raise InputError(f"the image {path} cannot be read (it is no image): {way_out}") from None
@@ -143,16 +145,7 @@ def read_image(path: str | Path, turn: bool = True, way_out: str = "replace it")
 
     with opened(path, way_out) as image:
         stored = orientation(image) if turn and image.format != TURNED_BY_DECODERS else 1
-        deep = is_deep(image)
-        pixels = np.asarray(image if deep else image.convert("RGB"))
-    if deep:
-        if pixels.dtype.kind == "f" or pixels.min() < 0 or pixels.max() >= 2**16:
-            raise InputError(
-                f"the image {path} has numbers of 32 bits, of which nobody knows what is white: "
-                f"save it with 8 or 16 bits"
-            )
-        few = pixels if pixels.max() < 256 else pixels // 256  # as OpenCV makes 8 bits of 16
-        pixels = few.astype(np.uint8)[..., None].repeat(3, axis=2)
+        pixels = eight_bits(image, path) if is_deep(image) else np.asarray(image.convert("RGB"))
     return np.ascontiguousarray(upright(pixels, stored))
 
 
@@ -174,26 +167,6 @@ def check_size(
         raise InputError(
             f"the image {path} has height {real[0]} and width {real[1]}, and height {stated[0]} "
             f"and width {stated[1]} by its annotations: {way_out}"
-        )
-
-
-def is_deep(image: Image) -> bool:
-    """Whether an opened image is gray with more than 8 bits; colours with 16 are opened with 8."""
-    return image.mode.startswith(("I", "F"))
-
-
-def check_depth(image: Image, path: str | Path) -> None:
-    """Refuse an opened image of which Pillow's conversion to RGB makes white without a word.
-
-    Raises:
-        InputError: If it is gray with more than 8 bits, and has values over 255.
-    """
-    import numpy as np
-
-    if is_deep(image) and np.asarray(image).max() > 255:
-        raise InputError(
-            f"the image {path} is gray with 16 bits or more, and all over 255 would be read as "
-            f"white: save it with 8 bits"
         )
 
 

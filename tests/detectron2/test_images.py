@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,8 @@ from detectron2.data.datasets import register_coco_instances
 from detectron2.data.detection_utils import read_image
 from PIL import Image
 
+from tests import odd_photos
+from tests.odd_photos import odd_photo, shows
 from tests.photos import FORMATS, HEIGHT, SIDES, SQUARE, WIDTH, square_of, write_photo
 from ws_det.detectron2.data import NamedMapper, check_sets
 from ws_det.detectron2.set_files import Wants
@@ -85,6 +89,38 @@ def test_white_is_not_made_of_16_bits(tmp_path: Path) -> None:
             assert read(path, (1, 2))[0, :, 0].tolist() == [40, high]
             continue
         assert read_image(path, "RGB")[0, :, 0].tolist() == [40, 255]
-        with pytest.raises(InputError, match=r"a\.png is gray with 16 bits .*save it with 8"):
+        with pytest.raises(InputError, match=r"a\.png is gray with 16 bits .*white: save it"):
             read(path, (1, 2))
         assert mapper(OwnMapper)(dict(file_name=str(path))) == "read"
+
+
+def test_black_is_not_made_of_fractions(tmp_path: Path) -> None:
+    """Up to 255, Detectron2 reads floating point as it is."""
+    path = tmp_path / "a.tif"
+    for values in ([[0.0, 0.9]], [[0.0, 0.0]], [[0.0, 220.0]]):
+        Image.fromarray(np.array(values, np.float32)).save(path)
+        if 0.9 in values[0]:
+            with pytest.raises(InputError, match=r"gray with 32 bits and values up to 0\.9.*black"):
+                read(path, (1, 2))
+        else:
+            assert read(path, (1, 2))[0, :, 0].tolist() == values[0]
+
+
+def test_random_images_are_upright(tmp_path: Path) -> None:
+    """The model sees the square of each where it is, or the image is refused by its name."""
+    rng, counts = random.Random(0), Counter()
+    for _ in range(400):
+        odd = odd_photo(rng, tmp_path)
+        too_deep = odd.mode in ("I", "F", "I;16")
+        turned_twice = odd.format == "TIFF" and odd.orientation != 1
+        try:
+            pixels = read(odd.path, (odd_photos.HEIGHT, odd_photos.WIDTH))
+        except InputError as error:
+            assert str(odd.path) in str(error), odd
+            assert odd.is_damaged or too_deep or turned_twice, odd
+            counts["refused"] += 1
+            continue
+        assert odd.is_damaged or shows(pixels, odd), odd
+        counts["damaged, and read" if odd.is_damaged else "read"] += 1
+    print("random images for Detectron2:", dict(counts))
+    assert counts["read"] > 200 and counts["refused"] > 30

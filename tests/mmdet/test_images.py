@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from collections import Counter
 from pathlib import Path
 
 import mmcv
@@ -10,6 +12,7 @@ import pytest
 from mmcv.transforms import LoadImageFromFile
 from PIL import Image
 
+from tests.odd_photos import odd_photo, shows
 from tests.photos import FORMATS, HEIGHT, SIDES, SQUARE, WIDTH, square_of, write_photo
 from ws_det.errors import InputError, one_sentence
 from ws_det.images import image_size
@@ -120,5 +123,28 @@ def test_white_is_not_made_of_16_bits(tmp_path: Path) -> None:
     Image.fromarray(deep).save(tmp_path / "a.png")
     results = dict(img_path=str(tmp_path / "a.png"))
     assert LoadNamedImage()(dict(results))["img"][0, :, 0].tolist() == [40, 220]
-    with pytest.raises(InputError, match=r"a\.png is gray with 16 bits .*save it with 8"):
+    with pytest.raises(InputError, match=r"a\.png is gray with 16 bits .*white: save it with 8"):
         LoadNamedImage(imdecode_backend="pillow")(results)
+
+
+def test_random_images_are_upright(tmp_path: Path) -> None:
+    """The model sees the square of each where it is, or the image is refused by its name."""
+    rng, counts = random.Random(0), Counter()
+    for _ in range(400):
+        odd = odd_photo(rng, tmp_path)
+        backend = rng.choice(["cv2", "pillow"])
+        loader = LoadNamedImage(
+            imdecode_backend=backend, color_type=rng.choice(["color", "grayscale"])
+        )
+        no_opencv = backend == "cv2" and odd.format == "TGA"
+        too_deep = odd.mode in ("I", "F") or (odd.mode == "I;16" and backend == "pillow")
+        try:
+            pixels = loader(dict(img_path=str(odd.path)))["img"]
+        except InputError as error:
+            assert str(odd.path) in str(error) and (odd.is_damaged or no_opencv or too_deep), odd
+            counts["refused"] += 1
+            continue
+        assert odd.is_damaged or shows(pixels, odd), (odd, backend)
+        counts["damaged, and read" if odd.is_damaged else "read"] += 1
+    print("random images for MMDetection:", dict(counts))
+    assert counts["read"] > 250 and counts["refused"] > 30

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from os.path import splitext
 
+from ws_det.depth import check_depth
 from ws_det.errors import InputError
-from ws_det.images import TURNED_BY_DECODERS, check_depth, opened, orientation
+from ws_det.images import TURNED_BY_DECODERS, opened, orientation
 
 
 def check_image(path: str) -> None:

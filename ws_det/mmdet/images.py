@@ -10,10 +10,10 @@ import numpy as np
 from mmcv.transforms import LoadImageFromFile
 from mmengine.registry import TRANSFORMS
 
+from ws_det.depth import check_depth
 from ws_det.errors import InputError
 from ws_det.images import (
     TURNED_BY_DECODERS,
-    check_depth,
     check_size,
     opened,
     orientation,
