@@ -83,6 +83,18 @@ BROKEN = {
     "train.eval_period = -1": "train.eval_period=-1",
     "train.max_iter = 'long'": "train.max_iter=long",
     "train.seed = None": "train.seed=None",
+    "train.accumulation_steps = 1.5": "train.accumulation_steps=1.5",
+    "train.clip_grad = 3": "train.clip_grad is not what",
+    "train.clip_grad.norm = 3": "train.clip_grad.norm ",
+    "dataloader.train.total_batch_size = '2'": "total_batch_size=2: give a whole number",
+    "train.clip_grad.max_norm = 'x'": "a gradient's norm of at most x",
+    "train.clip_grad.max_norm = -1": "a gradient's norm of at most -1",
+    "dataloader.train.num_workers = -1": "settings of dataloader.train (num_workers",
+    "dataloader.test.num_workers = -1": "settings of dataloader.test (num_workers",
+    "dataloader.train.persistent_workers = True": "persistent_workers",
+    "dataloader.train.single_gpu_batch_size = 1": "single_gpu_batch_size",
+    "dataloader.train.prefetch_factor = 0; dataloader.train.num_workers = 1": "prefetch_factor",
+    "train.tta = dict(sizes=[3])": "train.tta.sizes is not known",
     "lr_multiplier.scheduler = dict()": "optimizer or its schedule",
     "lr_multiplier.warmup = 3": "optimizer or its schedule",
     "del train": "no 'train'",
@@ -104,6 +116,17 @@ def test_missing_values_may_come_as_options(write):
     options = ["train.max_iter=3", "dataloader.train.total_batch_size=4"]
     recipe = load_recipe(config, options)
     assert (recipe.max_iter, recipe.batch_size, recipe.base_batch) == (3, 4, 4)
+
+
+def test_settings_of_loaders_that_detectron2_takes(write, tmp_path):
+    """Each in a run, for its own loader takes them."""
+    lines = "dataloader.train.update(prefetch_factor=2, drop_last=True, collate_fn=list, seed=3)\n"
+    run(Job(write(f"{lines}train.update(output_dir={str(tmp_path / 'out')!r}, max_iter=1)\n")))
+    assert (tmp_path / "out/model_final.pth").is_file()
+
+
+def test_no_weights_may_be_none(write):
+    assert load_recipe(write("train.init_checkpoint = None\n")).weights == ""
 
 
 def test_evaluation_needs_a_set(write, refusal):

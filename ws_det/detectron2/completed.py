@@ -21,6 +21,7 @@ _KEYWORDS = {
     "checkpointer": {*list(inspect.signature(PeriodicCheckpointer).parameters)[1:]},
     "ddp": {*list(inspect.signature(DistributedDataParallel).parameters)[1:], "fp16_compression"},
     "amp": {"enabled"},
+    "clip_grad": {"max_norm"},
 }
 
 
@@ -85,10 +86,17 @@ def check_values(cfg: DictConfig, path: str) -> None:
     OmegaConf.to_container(cfg, resolve=True)
     for key, least in _COUNTS.items():
         value = cfg.train.get(key, least)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value < least:
+        if not _is_whole(value) or value < least:
             raise InputError(f"train.{key}={value}: give a whole number, {least} or more")
+    if not isinstance(cfg.train.output_dir, str):
+        raise InputError(f"train.output_dir={cfg.train.output_dir}: give a folder")
     for key, known in _KEYWORDS.items():
-        _check_keywords(cfg.train[key], f"train.{key}", known)
+        if key != "clip_grad" or cfg.train.get(key) is not None:
+            _check_keywords(cfg.train[key], f"train.{key}", known)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value % 1 == 0
 
 
 def _check_loaders(loaders: Any, path: str) -> None:
@@ -104,6 +112,9 @@ def _check_loaders(loaders: Any, path: str) -> None:
                 f"dataloader.{name} of the config {path} is a {type(loader).__name__}, not one "
                 f"loader: give one, and several sets as dataloader.{name}.dataset.names=[A,B]"
             )
+        size = loader.get("total_batch_size", 1) if name == "train" else 1
+        if not _is_whole(size) or size < 1:
+            raise InputError(f"dataloader.train.total_batch_size={size}: give a whole number")
         for key in needed:
             if OmegaConf.select(loader, key, throw_on_missing=False) is None:
                 raise InputError(

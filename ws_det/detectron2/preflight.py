@@ -20,6 +20,7 @@ from ws_det.detectron2.placing import is_pretrained, split_query, trunk
 from ws_det.detectron2.proposals import check_proposals
 from ws_det.detectron2.recipe import Recipe, YamlRecipe
 from ws_det.detectron2.set_files import Findings
+from ws_det.detectron2.stream import check_workers
 from ws_det.detectron2.tta import check_tta
 from ws_det.detectron2.weights import loaded_model, local_file, model_in, resume_point
 from ws_det.errors import InputError, first_line
@@ -51,6 +52,15 @@ def check(
         raise InputError(f"--num-gpus {processes}: give at least 1, also without a GPU")
     check_gpus(processes, torch.cuda.device_count())
     check_writable(recipe.output_dir, OUTPUT_DIR)
+    try:
+        torch.device(recipe.device)
+    except (RuntimeError, TypeError):
+        raise InputError(
+            f"there is no device {recipe.device!r}: give train.device (in a yaml config "
+            f"MODEL.DEVICE) cuda or cpu"
+        ) from None
+    for place, settings in recipe.workers().items():
+        check_workers(place, settings)
     if not test:
         _check_training(recipe, processes * machines)
     wants = recipe.wants()
@@ -87,6 +97,11 @@ def _check_training(recipe: Recipe, processes: int) -> None:
         )
     if recipe.accumulation < 1:
         raise InputError(f"accumulation over {recipe.accumulation} steps: give 1 or more")
+    if recipe.max_norm is not None and not _is_norm(recipe.max_norm):
+        raise InputError(
+            f"a gradient's norm of at most {recipe.max_norm}: give train.clip_grad.max_norm (in a "
+            f"yaml config SOLVER.CLIP_GRAD_NORM) a number above 0"
+        )
     if recipe.precise_bn is not None and recipe.precise_bn < 1:
         raise InputError(f"TEST.PRECISE_BN.NUM_ITER={recipe.precise_bn}: give 1 or more")
     check_on_nan(recipe.on_nan)
@@ -95,6 +110,10 @@ def _check_training(recipe: Recipe, processes: int) -> None:
             "automatic mixed precision needs a GPU: leave out train.amp.enabled=True (in a yaml "
             "config SOLVER.AMP.ENABLED True)"
         )
+
+
+def _is_norm(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
 
 
 def _check_expected(expected: Sequence[Any], sets: Sequence[str]) -> None:
@@ -110,7 +129,7 @@ def _check_expected(expected: Sequence[Any], sets: Sequence[str]) -> None:
 
 def _check_solver(recipe: Recipe, model: nn.Module) -> None:
     period = recipe.checkpoint["period"]
-    if not isinstance(period, int) or period < 1:
+    if not isinstance(period, (int, float)) or period < 1:
         raise InputError(
             f"a checkpoint every {period} iterations: give train.checkpointer.period (in a yaml "
             f"config SOLVER.CHECKPOINT_PERIOD) 1 or more"

@@ -28,6 +28,10 @@ from ws_det.detectron2.stream import build_train_loader, seed_sampler
 from ws_det.detectron2.tta import settings
 from ws_det.errors import InputError
 
+# Arguments of Detectron2's loaders that mean nothing to torch's, or not the same.
+_OF_DETECTRON2 = ("dataset", "mapper", "sampler", "total_batch_size", "aspect_ratio_grouping")
+_OF_DETECTRON2 += ("batch_size", "collate_fn", "drop_last", "seed")
+
 
 class LazyRecipe:
     """A LazyConfig with detectron2's usual keys, and in ``train`` those of ws_det.
@@ -44,21 +48,21 @@ class LazyRecipe:
         self.cfg = cfg
         train = cfg.train
         self.output_dir: str = train.output_dir
-        self.weights: str = train.init_checkpoint
+        self.weights: str = train.init_checkpoint or ""
         self.max_iter: int = int(train.max_iter)
         self.eval_period: int = int(train.eval_period)
         self.log_period: int = int(train.log_period)
         self.checkpoint: dict[str, Any] = dict(train.checkpointer)
         self.amp: bool = train.amp.enabled
         self.ddp: dict[str, Any] = dict(train.ddp)
-        self.seed: int = train.get("seed", -1)
-        self.accumulation: int = train.get("accumulation_steps", 1)
+        self.seed: int = int(train.get("seed", -1))
+        self.accumulation: int = int(train.get("accumulation_steps", 1))
         self.max_norm: float | None = (train.get("clip_grad") or {}).get("max_norm")
         self.on_nan: str = train.get("on_nan", "stop")
         self.tta: dict[str, Any] = settings(train.get("tta"))
         self.precise_bn, self.expected = None, []  # which yaml configs have
         self.device: str = train.device
-        self.batch_size: int = cfg.dataloader.train.total_batch_size
+        self.batch_size: int = int(cfg.dataloader.train.total_batch_size)
         # Images of a step that the learning rate is for.
         self.base_batch: int = self.batch_size * self.accumulation
         # A function of the user's own that makes dataset dicts has no names.
@@ -143,6 +147,19 @@ class LazyRecipe:
             loader._target_ = build_train_loader
             loader.seed, loader.skip = seed, skip
         return instantiate(loader)
+
+    def workers(self) -> dict[str, dict[str, Any]]:
+        """What Detectron2's own loaders leave to torch's DataLoader, by its place in the config."""
+        found = {}
+        for part, own in (
+            ("train", build_detection_train_loader),
+            ("test", build_detection_test_loader),
+        ):
+            loader = self.cfg.dataloader.get(part)
+            if loader and _located(loader.get("_target_")) is own:
+                left = {k: loader[k] for k in loader if k not in (*_OF_DETECTRON2, "_target_")}
+                found[f"dataloader.{part}"] = left
+        return found
 
     def build_test_loader(self, name: str) -> Any:
         """Of a test set."""
@@ -246,6 +263,10 @@ class YamlRecipe:
         cfg = self.cfg.clone()
         cfg.DATALOADER.NUM_WORKERS = 0
         return YamlRecipe(cfg).build_train_loader(seed, 0)
+
+    def workers(self) -> dict[str, dict[str, Any]]:
+        """As that of a LazyConfig."""
+        return {"DATALOADER": {"num_workers": self.cfg.DATALOADER.NUM_WORKERS}}
 
     def build_test_loader(self, name: str) -> Any:
         """Of a test set."""

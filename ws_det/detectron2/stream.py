@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -13,6 +13,8 @@ from detectron2.data import DatasetFromList, MapDataset
 from detectron2.data.samplers import TrainingSampler
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ws_det.errors import InputError, first_line
 
 _DATA, _STEP, _SAMPLER = range(3)  # what a random number is for
 
@@ -27,6 +29,8 @@ def build_train_loader(
     sampler: Sampler | None = None,
     aspect_ratio_grouping: bool = True,
     num_workers: int = 0,
+    collate_fn: Callable[[list[Any]], Any] | None = None,
+    drop_last: bool = True,
     **kwargs: Any,
 ) -> DataLoader:
     """Detectron2's ``build_detection_train_loader``, made repeatable.
@@ -43,6 +47,8 @@ def build_train_loader(
         sampler: Yields indices of this process without end; None shuffles.
         aspect_ratio_grouping: Put wide and tall images into different batches.
         num_workers: Loading processes.
+        collate_fn: Makes a batch of a list of inputs; None leaves the list.
+        drop_last: Of no effect, for the loader has no end.
         **kwargs: Passed on to torch's DataLoader.
 
     Returns:
@@ -55,9 +61,36 @@ def build_train_loader(
         _Seeded(MapDataset(DatasetFromList(dataset, copy=False), mapper), seed),
         batch_sampler=_Batches(sampler, batch_size, wide, skip),
         num_workers=num_workers,
-        collate_fn=list,
-        **kwargs,
+        collate_fn=collate_fn or list,
+        **_torchs(num_workers, kwargs),
     )
+
+
+def check_workers(place: str, settings: dict[str, Any]) -> None:
+    """Check what is left to torch's DataLoader.
+
+    Args:
+        place: Of the settings in the config.
+        settings: ``num_workers`` and the like.
+
+    Raises:
+        InputError: If it refuses them.
+    """
+    given = _torchs(settings.get("num_workers"), settings)
+    try:
+        DataLoader([0], **given)
+        if given.get("prefetch_factor") == 0:  # which torch finds when it begins to load
+            raise ValueError("prefetch_factor is 0")
+    except (AssertionError, TypeError, ValueError) as error:
+        raise InputError(
+            f"torch's DataLoader does not take the settings of {place} ({first_line(error)}): "
+            f"correct them"
+        ) from None
+
+
+def _torchs(num_workers: Any, settings: dict[str, Any]) -> dict[str, Any]:
+    """As Detectron2 passes them on: what needs loading processes is left out without them."""
+    return {k: v for k, v in settings.items() if num_workers or k != "prefetch_factor"}
 
 
 def seed_step(seed: int, number: int) -> None:

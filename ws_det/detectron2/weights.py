@@ -43,7 +43,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         """
         trainer = self.checkpointables.get("trainer")
         self._resumes = checkpointables is None and isinstance(trainer, AccumulatingTrainer)
-        path, self._by_names = split_query(path)
+        path, self._by_names = split_query(path or "")
         try:
             with fit.checked():  # what did not fit was refused, or --force is given
                 return super().load(path, checkpointables)
