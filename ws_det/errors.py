@@ -31,7 +31,10 @@ def printable(text: str) -> str:
 
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, to be quoted in a sentence; else its type."""
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+    text = str(error)
+    if isinstance(error, KeyError) and error.args and " " in str(error.args[0]):
+        text = str(error.args[0])  # a sentence; of a key alone the quotes stay
+    return (text.strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def warn(sentence: str) -> None:

@@ -14,7 +14,7 @@ from mmengine.config import Config
 from mmengine.fileio import YamlHandler, register_handler
 from mmengine.utils import import_modules_from_strings
 
-from ws_det.errors import InputError
+from ws_det.errors import InputError, first_line
 from ws_det.mmdet.data import set_data_root
 from ws_det.mmdet.evaluators import take_over
 from ws_det.mmdet.nodes import dicts_of
@@ -55,9 +55,9 @@ def load_config(
     except InputError:
         raise
     except Exception as error:  # a config is a program: it can fail in any way
-        reason = (str(error).splitlines() or [""])[0]
         raise InputError(
-            f"the config {path} cannot be read ({type(error).__name__}: {reason}): correct it"
+            f"the config {path} cannot be read ({type(error).__name__}: {first_line(error)}): "
+            f"correct it"
         ) from error
     absent = [key for key in ("model", f"{parts[0]}_dataloader") if not cfg.get(key)]
     if absent:

@@ -77,7 +77,7 @@ def _check(node: Any, key: str) -> None:
     top = _TOP_LEVEL | set(inspect.signature(Runner.__init__).parameters) - {"self", "cfg"}
     for i, part in enumerate([*parents, last]):
         inside = ".".join(key.split(".")[:i])
-        known = top if i == 0 else _read_by(node, inside)
+        known = top if i == 0 else keys_read(node, inside)
         if not isinstance(node, (Mapping, list)):
             _refuse(key, part, inside, [])
         names = [str(n) for n in range(len(node))] if isinstance(node, list) else list(node)
@@ -103,8 +103,13 @@ def _refuse(key: str, part: str, inside: str, names: Sequence[str]) -> None:
     )
 
 
-def _read_by(node: Any, path: str) -> set[str] | None:
-    """The keys that are read from ``node``, or None if that cannot be told."""
+def keys_read(node: Any, path: str = "") -> set[str] | None:
+    """The keys that are read from a config's node, or None if that cannot be told.
+
+    Args:
+        node: The node.
+        path: Where it is.
+    """
     if not isinstance(node, Mapping):
         return None
     if path.endswith("_dataloader"):

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
-from mmengine.registry import DefaultScope
 from torch import nn
 
 from ws_det import fit
@@ -16,6 +15,7 @@ from ws_det.checks import check_writable
 from ws_det.errors import InputError
 from ws_det.mmdet import weights
 from ws_det.mmdet.annotations import Reading
+from ws_det.mmdet.building import building, check_loaders, check_optimization
 from ws_det.mmdet.data import check_data
 from ws_det.mmdet.evaluators import check_evaluators
 
@@ -47,8 +47,10 @@ def check_training(cfg: Config, force: bool = False) -> list[Reading]:
             "--amp needs a GPU, MMEngine's AmpOptimWrapper refuses to run without: leave it out"
         )
     check_evaluators(cfg, ("val",))
+    check_loaders(cfg, ("train", "val"))
     readings = check_data(cfg, ("train", "val"))
     model = build_model(cfg)
+    check_optimization(cfg, model)
     backbone_init = (cfg.model.get("backbone") or {}).get("init_cfg")
     for init in backbone_init if isinstance(backbone_init, list) else [backbone_init]:
         if init and init.get("type") == "Pretrained":
@@ -76,6 +78,7 @@ def check_test(cfg: Config, force: bool = False) -> list[Reading]:
     check_writable(cfg.work_dir, "--work-dir")
     state = _weights(cfg.load_from)  # first: a mistyped name must not wait for the data
     check_evaluators(cfg, ("test",))
+    check_loaders(cfg, ("test",))
     readings = check_data(cfg, ("test",))
     fit.check_whole(build_model(cfg), state, cfg.load_from, _REMEDY, force=force)
     return readings
@@ -108,10 +111,5 @@ def build_model(cfg: Config) -> nn.Module:
     Raises:
         InputError: If it cannot be built.
     """
-    try:
-        # A run before in the same process leaves its scope behind.
-        with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmdet")):
-            return MODELS.build(cfg.model)
-    except (AssertionError, KeyError, TypeError, ValueError) as error:
-        reason = str(error).strip("'\"").splitlines()[0]
-        raise InputError(f"the config's model cannot be built ({reason}): correct it") from error
+    with building(cfg, "model"):
+        return MODELS.build(cfg.model)
