@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.config import instantiate
+from detectron2.config import LazyConfig, instantiate
 from detectron2.engine import DefaultTrainer
 from detectron2.modeling import build_model
 from detectron2.solver import build_optimizer
@@ -143,6 +143,33 @@ def test_a_loop_that_accumulates_is_not_refused(tiny_cfg):
     optimizer = build_optimizer(tiny_cfg, model)
     for _ in range(2):
         loss_and_step(model, optimizer, 4)
+
+
+def test_steps_that_mixed_precision_leaves_out_do_not_count_for_passes(tiny_cfg):
+    """The scale of the loss makes the first two steps overflow, and they are left out."""
+    tiny_cfg.SOLVER.ACCUMULATION_STEPS = 3
+    model = build_model(tiny_cfg)
+    optimizer = build_optimizer(tiny_cfg, model)
+
+    def train(steps):
+        for skipped in steps:
+            optimizer.zero_grad()
+            sum(p.sum() for p in model.parameters() if p.requires_grad).backward()
+            if not skipped:
+                optimizer.step()
+
+    with pytest.raises(InputError, match="after 1 backward pass"):
+        train([True, True, False, False])
+
+
+def test_the_config_for_one_gpu_asks(tmp_path):
+    """Also when it comes from the file that a run saves."""
+    cfg = LazyConfig.load(ws_det.config_path("mask_rcnn_R_50_FPN_2x_gn_ws_1x1_accum16.py"))
+    assert cfg.model.train.accumulation_steps == 16 and cfg.model.train.clip_grad.max_norm == 35
+    LazyConfig.save(cfg, str(tmp_path / "config.yaml"))
+    cfg = LazyConfig.load(str(tmp_path / "config.yaml"))
+    cfg.train.accumulation_steps = 8
+    assert cfg.model.train.accumulation_steps == 8
 
 
 def test_another_model_is_none_of_its_business(tiny_cfg):

@@ -3,7 +3,7 @@
 Detectron2's own loops do not read ``SOLVER.ACCUMULATION_STEPS``, ``CLIP_GRAD_NORM`` and ``ON_NAN``
 (in a LazyConfig ``train.accumulation_steps``, ``clip_grad`` and ``on_nan``). They would train on
 without them, at a learning rate that is for as many images as were asked for. So the parts of a
-model that are built from such a config look at the first step of its optimizer.
+model that are built from such a config look at the first steps of its optimizer.
 """
 
 from __future__ import annotations
@@ -28,10 +28,13 @@ _said: set[str] = set()
 
 
 class _Watch:
-    """Counts the backward passes of a model until its optimizer first steps."""
+    """Counts the backward passes of a model before its optimizer's first two steps.
+
+    Two, for mixed precision leaves out first steps, whose passes would count for the next.
+    """
 
     def __init__(self, parameter: nn.Parameter, asked: Mapping[str, Any]) -> None:
-        self.asked, self.passes = asked, 0
+        self.asked, self.passes, self.steps = asked, 0, 0
         self.parameter = ref(parameter)
         self.handle = parameter.register_post_accumulate_grad_hook(self._count)
 
@@ -39,7 +42,7 @@ class _Watch:
         self.passes += 1
 
     def is_stepped_by(self, optimizer: Optimizer) -> bool:
-        """Whether the optimizer steps this model, for the first time after a backward pass."""
+        """Whether the optimizer steps this model, after a backward pass."""
         mine = self.parameter()
         parameters = (p for group in optimizer.param_groups for p in group["params"])
         return self.passes > 0 and any(mine is parameter for parameter in parameters)
@@ -79,7 +82,7 @@ def convert_for_loop(
 
 
 def ask(module: nn.Module, asked: Mapping[str, Any]) -> nn.Module:
-    """Watch the first optimizer step of a module for what its config asks of the loop.
+    """Watch the first optimizer steps of a module for what its config asks of the loop.
 
     Args:
         module: With parameters that are trained.
@@ -87,7 +90,7 @@ def ask(module: nn.Module, asked: Mapping[str, Any]) -> nn.Module:
             to NaN, in this order.
 
     Returns:
-        ``module``. The optimizer's first step raises :class:`InputError` if there were fewer
+        ``module``. An optimizer's step raises :class:`InputError` if there were fewer
         passes, and warns of the others if the loop is not ``AccumulatingTrainer``.
     """
     passes, norm, on_nan = asked.values()
@@ -107,9 +110,12 @@ def promise(optimizer: Optimizer, **done: Any) -> None:
 def _at_step(optimizer: Optimizer, *_: Any) -> None:
     _open[:] = [watch for watch in _open if watch.parameter() is not None]
     for watch in [watch for watch in _open if watch.is_stepped_by(optimizer)]:
-        _open.remove(watch)
-        watch.handle.remove()
-        _check(watch.asked, watch.passes, _done_for.get(optimizer, {}))
+        passes, watch.passes = watch.passes, 0
+        watch.steps += 1
+        if watch.steps == 2:
+            _open.remove(watch)
+            watch.handle.remove()
+        _check(watch.asked, passes, _done_for.get(optimizer, {}))
 
 
 def _check(asked: Mapping[str, Any], passes: int, done: Mapping[str, Any]) -> None:
