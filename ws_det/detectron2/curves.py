@@ -13,7 +13,7 @@ from detectron2.utils import comm
 from ws_det.curves import draw_curves
 from ws_det.family import is_dense
 from ws_det.intake import Intake, is_name
-from ws_det.report import KINDS, write_json
+from ws_det.report import ap_points, write_json
 
 
 class CurvesHook(HookBase):
@@ -55,9 +55,9 @@ class CurvesHook(HookBase):
         """Keep the APs of an evaluation after this step or, at the end, after training; draw.
 
         Args:
-            report: As ``CocoTwelveEvaluator.report``; empty on every rank but 0.
+            report: See ``ws_det.report``; empty on every rank but 0.
         """
-        found = {f"{word} AP": report[kind]["AP"] for kind, word in KINDS.items() if kind in report}
+        found = ap_points(report)
         if found:
             done = min(self.trainer.iter + 1, self.trainer.max_iter)
             self._aps.append({"iter": done, **found})

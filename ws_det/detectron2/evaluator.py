@@ -1,18 +1,21 @@
-"""COCO's own twelve numbers from Detectron2's predictions."""
+"""COCO's own twelve numbers from Detectron2's predictions, and results of several evaluators."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from detectron2.evaluation import COCOEvaluator
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluators
+from detectron2.utils import comm
 
 from ws_det.detectron2.pictures import PicturesEvaluator as PicturesEvaluator  # its old place
 from ws_det.evaluation import evaluate
 from ws_det.evaluation.backends import choose
-from ws_det.report import write_json
+from ws_det.report import KINDS, write_json
+
+COCO_KEYPOINTS = 17  # of persons, whose sigmas are pycocotools' own
 
 
 class CocoTwelveEvaluator(COCOEvaluator):
@@ -23,9 +26,11 @@ class CocoTwelveEvaluator(COCOEvaluator):
 
     Args:
         dataset_name: Of a registered set.
-        tasks: ``"bbox"`` and ``"segm"``.
+        tasks: ``"bbox"``, ``"segm"`` and ``"keypoints"``, which are evaluated as by COCOEvaluator;
+            by default what there is in the predictions.
         output_dir: For the predictions.
         backend: One of ``ws_det.evaluation.BACKENDS``, or ``"auto"`` for the fastest.
+        others: ``distributed`` and ``kpt_oks_sigmas`` of COCOEvaluator.
 
     Attributes:
         report: ``{"bbox": {"AP": ..., ...}, "segm": {...}, "images": N}`` of the last evaluation,
@@ -33,7 +38,12 @@ class CocoTwelveEvaluator(COCOEvaluator):
     """
 
     def __init__(
-        self, dataset_name: str, tasks: Sequence[str], output_dir: str, backend: str = "auto"
+        self,
+        dataset_name: str,
+        tasks: Sequence[str] | None,
+        output_dir: str,
+        backend: str = "auto",
+        **others: Any,
     ) -> None:
         super().__init__(
             dataset_name,
@@ -41,6 +51,7 @@ class CocoTwelveEvaluator(COCOEvaluator):
             output_dir=output_dir,
             use_fast_impl=False,
             allow_cached_coco=False,  # of a set without a file, which may have changed since
+            **others,
         )
         self.backend = choose(backend)
         self.report: dict[str, Any] = {}
@@ -56,6 +67,9 @@ class CocoTwelveEvaluator(COCOEvaluator):
     def _eval_predictions(self, predictions: Sequence[dict[str, Any]], img_ids: Any = None) -> None:
         images = {prediction["image_id"]: prediction["instances"] for prediction in predictions}
         found = [{**detection} for detections in images.values() for detection in detections]
+        tasks = self._tasks or self._tasks_from_predictions(found)
+        if "keypoints" in tasks:
+            self._eval_keypoints(found, img_ids)
         ids = self._metadata.get("thing_dataset_id_to_contiguous_id", {})
         ids = {label: category for category, label in ids.items()}
         for detection in found:
@@ -66,10 +80,9 @@ class CocoTwelveEvaluator(COCOEvaluator):
         if not self._do_evaluation:
             self._logger.info(f"{self._metadata.name} has no annotations: see {path}")
             return
+        kinds = [kind for kind in KINDS if kind in tasks]
         say = self._logger.info
-        evaluated = evaluate(
-            self._coco_api.dataset, found, sorted(self._tasks), self.backend, img_ids, say
-        )
+        evaluated = evaluate(self._coco_api.dataset, found, kinds, self.backend, img_ids, say)
         for kind, result in evaluated.items():
             self.report[kind] = result.stats
             self.report["images"] = result.images
@@ -78,3 +91,41 @@ class CocoTwelveEvaluator(COCOEvaluator):
             )
             names = self._metadata.get("thing_classes")
             self._results[kind] = self._derive_coco_results(numbers, kind, names)
+
+    def _eval_keypoints(self, found: Sequence[dict[str, Any]], img_ids: Any) -> None:
+        """As COCOEvaluator does, where a sigma is known for each keypoint."""
+        first = next((entry["keypoints"] for entry in found if "keypoints" in entry), ())
+        sigmas = self._kpt_oks_sigmas if self._do_evaluation else ()
+        if first and len(first) // 3 != (len(sigmas) or COCO_KEYPOINTS):
+            self._logger.warning("Keypoints are not evaluated: a sigma is needed for each.")
+            return
+        tasks, folder = self._tasks, self._output_dir
+        self._tasks, self._output_dir = ("keypoints",), None  # what is written is ours
+        try:
+            super()._eval_predictions([{"instances": [{**d} for d in found]}], img_ids)
+        finally:
+            self._tasks, self._output_dir = tasks, folder
+
+
+class EveryResult(DatasetEvaluators):
+    """Detectron2's, which stops after the last image where two evaluators give one task.
+
+    Here that of the later one gets a number: ``bbox_2``.
+    """
+
+    def evaluate(self) -> dict[str, Any]:
+        """The results of all evaluators by task; empty on every rank but 0."""
+        results: dict[str, Any] = {}
+        for evaluator in self._evaluators:
+            found = evaluator.evaluate()
+            if not comm.is_main_process() or not isinstance(found, Mapping):
+                continue
+            place = 1
+            while any(_numbered(task, place) in results for task in found):
+                place += 1
+            results |= {_numbered(task, place): numbers for task, numbers in found.items()}
+        return results
+
+
+def _numbered(task: str, place: int) -> str:
+    return task if place == 1 else f"{task}_{place}"

@@ -16,6 +16,7 @@ from ws_det import fit
 from ws_det.checkpoint import below, load_checkpoint
 from ws_det.checks import check_gpus, check_writable
 from ws_det.detectron2.data import check_sets
+from ws_det.detectron2.evaluators import check_evaluators
 from ws_det.detectron2.placing import is_pretrained, split_query, trunk
 from ws_det.detectron2.proposals import check_proposals
 from ws_det.detectron2.recipe import Recipe, YamlRecipe
@@ -72,6 +73,7 @@ def check(
     found = check_sets(sets, recipe.num_classes(), wants)
     if isinstance(recipe, YamlRecipe):
         check_proposals(recipe.cfg, test=test)
+    found.notes.extend(check_evaluators(recipe))
     model = build_model(recipe)
     if recipe.tta["enabled"]:
         check_tta(model)

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from detectron2.evaluation import (
-    DatasetEvaluators,
     inference_on_dataset,
     print_csv_format,
     verify_results,
 )
+from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 from torch import nn
 
-from ws_det.detectron2.evaluator import CocoTwelveEvaluator
+from ws_det.detectron2.evaluator import CocoTwelveEvaluator, EveryResult
+from ws_det.detectron2.evaluators import plan, tasks_of
 from ws_det.detectron2.pictures import PicturesEvaluator
 from ws_det.detectron2.recipe import Recipe, dataset_dicts
 from ws_det.detectron2.tta import with_tta
 from ws_det.errors import InputError
-from ws_det.report import write_json
+from ws_det.report import KINDS, report_of, together, write_json
 
 
 def evaluate(
@@ -35,30 +38,46 @@ def evaluate(
         suffix: Of the names of what is written.
 
     Returns:
-        Detectron2's results in percent, and the report of the first test set.
+        Detectron2's results in percent, and the report of the set, or of each of several.
     """
     results: dict[str, Any] = {}
-    report: dict[str, Any] = {}
+    reports: dict[str, dict[str, Any]] = {}
+    several = len(recipe.test_sets) > 1
     for name in recipe.test_sets:
-        whole = getattr(model, "module", model)
-        masks = getattr(getattr(whole, "roi_heads", None), "mask_on", False)
-        tasks = ("bbox", "segm") if masks else ("bbox",)
-        coco = CocoTwelveEvaluator(name, tasks, f"{recipe.output_dir}/inference{suffix}")
-        evaluators = [coco]
+        evaluators = [one.build(tasks_of(model)) for one in plan(recipe, name, suffix)]
+        coco = [one for one in evaluators if isinstance(one, CocoTwelveEvaluator)]
         if show_dir:
-            folder = quote(name, safe="") if len(recipe.test_sets) > 1 else ""
-            path = Path(show_dir, folder, "predictions.png")
+            path = Path(show_dir, quote(name, safe="") if several else "", "predictions.png")
             evaluators.append(PicturesEvaluator(dataset_dicts(name), name, str(path)))
-        found = inference_on_dataset(
-            model, recipe.build_test_loader(name), DatasetEvaluators(evaluators)
-        )
+        if not evaluators:
+            continue  # a config that says so
+        loader = recipe.build_test_loader(name)
+        found = inference_on_dataset(model, loader, EveryResult(evaluators))
+        numbers = _numbers(found)
         if comm.is_main_process():
-            print_csv_format(found)
-            report = report or coco.report
-        results |= found if len(recipe.test_sets) == 1 else {name: found}
+            print_csv_format(numbers)
+        kinds = {kind: one.report[kind] for one in coco for kind in KINDS if kind in one.report}
+        others = {task: values for task, values in found.items() if task not in kinds}
+        images = next((one.report["images"] for one in coco if one.report), len(loader.dataset))
+        reports[name] = report_of(kinds, images, others)
+        results |= {name: numbers} if several else numbers
+    report = together(reports)
     if report:
         write_json(Path(recipe.output_dir, f"coco_metrics{suffix}.json"), report)
     return results, report
+
+
+def _numbers(results: Mapping[str, Any]) -> dict[str, Any]:
+    """What Detectron2 can print and log of any results: numbers by task."""
+    numbers: dict[str, Any] = {}
+    for task, values in results.items():
+        single = not isinstance(values, Mapping)
+        flat: dict[str, float] = {}
+        for key, value in flatten_results_dict({task: values} if single else values).items():
+            with suppress(TypeError, ValueError, RuntimeError):
+                flat[key] = float(value)
+        numbers |= flat if single else {task: flat}
+    return numbers
 
 
 def evaluate_augmented(recipe: Recipe, model: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -7,6 +7,7 @@ import re
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from detectron2.engine import default_setup, default_writers, hooks, launch
@@ -149,10 +150,14 @@ def _run(job: Job, recipe: Recipe, line: str, notes: Sequence[str]) -> None:
         report = _test(recipe, model, job) if job.eval_only else _train(recipe, model, job)
     if comm.is_main_process():
         places = [f"numbers in {recipe.output_dir}/coco_metrics.json"] if report else []
+        if not report:  # of sets without annotations
+            found = sorted(Path(recipe.output_dir).glob("inference/**/coco_instances_results.json"))
+            places += [f"results in {path}" for path in found]
         places += [f"pictures in {job.show_dir}"] if job.show_dir else []
         places += [] if job.eval_only else [f"checkpoints and curves.png in {recipe.output_dir}"]
         augmented = f"; augmented: {closing_line(report['TTA'])}" if "TTA" in report else ""
-        print(f"{closing_line(report)}{augmented}; {', '.join(places)}")
+        said = [f"{closing_line(report)}{augmented}", *([", ".join(places)] if places else [])]
+        print("; ".join(said))
 
 
 def _alone(recipe: Recipe, job: Job, first: bool) -> AbstractContextManager:
