@@ -283,6 +283,17 @@ def test_what_mmdetection_leaves_out(
     assert 0 < left_out < 6 and f"MMDetection leaves out {left_out} " in log
 
 
+def test_indices_of_an_evaluation(place: Path, checkpoint: Path, tmp_path: Path) -> None:
+    cfg = load_config(str(place / "masks.py"), None, str(place / "set"))
+    given = str(tmp_path / "own.py"), str(checkpoint), str(tmp_path / "work")
+    for indices in ([0, 2], "0"):
+        cfg.test_dataloader.dataset.indices = indices
+        cfg.dump(given[0])
+        with pytest.raises(InputError, match="not those of the 2 images"):
+            runner.test(*given)
+    assert not (tmp_path / "work").exists()
+
+
 def test_classes_that_no_object_has(
     place: Path, odd: Callable[..., Path], tmp_path: Path
 ) -> None:

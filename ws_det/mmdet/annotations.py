@@ -14,7 +14,7 @@ from ws_det.annotations import Mended, mend_annotations, mend_content
 from ws_det.errors import InputError
 from ws_det.masks import is_size
 from ws_det.mmdet.images import turns
-from ws_det.mmdet.left import note_left
+from ws_det.mmdet.left import check_indices, note_left
 from ws_det.mmdet.nodes import dicts_of
 
 _OF_BOXES = "a detector of boxes, such as faster-rcnn_r50_fpn_gn-ws-all_1x_coco"
@@ -129,6 +129,7 @@ def mend_of_dataset(
     )
     _check_sizes(path, mended.content)
     if not wanted.training:
+        check_indices(dataset, path, [image["id"] for image in mended.content["images"]])
         return mended
     _check_polygons(dataset, path, mended.content)
     note = note_left(dataset, path, mended.content, classes, wanted.needed)

@@ -82,17 +82,29 @@ def _unseen(dataset: Any, path: str, images: Entries, busy: Collection[Any]) -> 
     kept = [i["id"] for i in images if i["id"] not in small]
     if rules.get("filter_empty_gt"):
         kept = [key for key in kept if key in busy]
+    taken = check_indices(dataset, path, kept)
+    return reasons | dict.fromkeys(set(kept) - taken, "in images that indices do not name")
+
+
+def check_indices(dataset: Any, path: str, kept: Sequence[Any]) -> set[Any]:
+    """The ids of the images that a dataset takes, of those that it has not left out.
+
+    Args:
+        dataset: Its config.
+        path: Of its annotation file.
+        kept: The ids, in order.
+
+    Raises:
+        InputError: If its ``indices`` name others.
+    """
     indices = dataset.get("indices")
-    if indices is not None:
-        try:
-            taken = set(_at(kept, indices))
-        except (IndexError, TypeError):
-            raise InputError(
-                f"the indices {str(indices)[:80]} of the dataset are not those of the {len(kept)} "
-                f"images of {path} that it has: correct them"
-            ) from None
-        reasons |= dict.fromkeys(set(kept) - taken, "in images that indices do not name")
-    return reasons
+    try:
+        return set(kept if indices is None else _at(kept, indices))
+    except (IndexError, TypeError):
+        raise InputError(
+            f"the indices {str(indices)[:80]} of the dataset are not those of the {len(kept)} "
+            f"images of {path} that it has: correct them"
+        ) from None
 
 
 def _at(kept: Sequence[Any], indices: Any) -> Sequence[Any]:
