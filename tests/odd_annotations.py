@@ -109,7 +109,8 @@ def write_odd_annotations(root: Path, seed: int, most: int = 4) -> OddSet:
     for part, count in PARTS.items():
         clean = _write_images(root / f"{part}2017", count, chance)
         path = root / "annotations" / f"instances_{part}2017.json"
-        files[part] = _write_odd(path, clean, chance, chance.randrange(most + 1))
+        in_text = random.Random(f"ids {seed} {part}").random() < 0.15
+        files[part] = _write_odd(path, clean, chance, chance.randrange(most + 1), in_text)
     return files
 
 
@@ -151,7 +152,9 @@ def _thing(key: int, image: int, box: list[int], chance: random.Random) -> dict[
     }  # fmt: skip
 
 
-def _write_odd(path: Path, clean: dict[str, Any], chance: random.Random, count: int) -> OddFile:
+def _write_odd(
+    path: Path, clean: dict[str, Any], chance: random.Random, count: int, in_text: bool
+) -> OddFile:
     content = copy.deepcopy(clean)
     file = OddFile(path, clean)
     # Those of one annotation more often: many of the others are refused.
@@ -182,6 +185,10 @@ def _write_odd(path: Path, clean: dict[str, Any], chance: random.Random, count: 
                     thing["bbox"] = odd["bbox"]
             file.oddities.append(name)
             file.outcomes.append(WHOLE[name][2])
+    if in_text and not any("image" in name or "category" in name for name in file.oddities):
+        _all_in_text(content)
+        file.oddities.append("all ids as text")
+        file.outcomes.append(_always(ORDINARY))
     encoding = "utf-8"
     if chance.random() < 0.1:
         encoding = chance.choice(("utf-8-sig", "utf-16"))
@@ -343,6 +350,16 @@ def _text_alone(thing: dict[str, Any], chance: random.Random) -> None:
 def _no_crowd(thing: dict[str, Any], chance: random.Random) -> None:
     if not thing["iscrowd"]:
         del thing["iscrowd"]
+
+
+def _all_in_text(content: dict[str, Any]) -> None:
+    """Write ids as text in all lists, which then agree, so that each is the name it was."""
+    for key, what in (("image_id", "images"), ("category_id", "categories")):
+        for entry in content[what]:
+            entry["id"] = str(entry["id"])
+        for thing in content.get("annotations", ()):
+            if isinstance(thing, dict):
+                thing[key] = str(thing[key])
 
 
 def _turned(image: dict[str, Any], chance: random.Random) -> None:
