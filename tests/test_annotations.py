@@ -145,6 +145,19 @@ def test_ids_of_two_kinds(content: dict[str, Any]) -> None:
     assert refusal(content, training=True, needed=False) == said
 
 
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [(True, 1), (False, 0), (None, 0), ("1", 1), ("0", 0), (1.0, 1), (2, 1), (..., 0)],
+)
+def test_iscrowd(content: dict[str, Any], given: Any, meant: int) -> None:
+    thing = content["annotations"][0]
+    thing["iscrowd"] = given
+    if given is ...:
+        del thing["iscrowd"]
+    value = mended(content, training=True).content["annotations"][0]["iscrowd"]
+    assert type(value) is int and value == meant
+
+
 NO_ENTRY = {
     "an image without an id": (lambda c: c["images"][1].pop("id"), ["images", "'id'", "number 2"]),
     "an image without a name": (
@@ -189,6 +202,14 @@ def test_nothing_is_left(content: dict[str, Any]) -> None:
         assert not mended(empty, training=True, needed=False).notes
     said = refusal(each(segmentation=[]), training=True, masks=True, without_masks="use Faster")
     assert said.endswith(": use Faster")
+
+
+def test_no_list_stays_no_list(content: dict[str, Any]) -> None:
+    """A file to predict on alone."""
+    del content["annotations"]
+    content["images"][0]["height"] = "20"
+    read = mended(content, needed=False)
+    assert read.changed and "annotations" not in read.content
 
 
 def test_other_classes_are_no_oddity(content: dict[str, Any]) -> None:

@@ -58,6 +58,17 @@ def test_without(file: Path, key: str) -> None:
     assert "COCO's format" in refusal(file)
 
 
+def test_images_that_have_an_address_alone(file: Path) -> None:
+    """LVIS has no other name of them; where a file is to be read the name is asked for."""
+    content = json.loads(file.read_text())
+    for image in content["images"]:
+        image["coco_url"] = f"http://images.cocodataset.org/train2017/{image.pop('file_name')}"
+    file.write_text(json.dumps(content))
+    assert read_annotations(str(file)) == content
+    with pytest.raises(InputError, match="name the image None"):
+        check_images(str(file), str(file.parent), content["images"], "look again")
+
+
 def test_missing_image(file: Path) -> None:
     """The first one is named, all are counted, and the caller's words end the sentence."""
     images = read_annotations(str(file))["images"]

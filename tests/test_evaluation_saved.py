@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from ws_det.errors import InputError
+from ws_det.evaluation.classes import only
 from ws_det.evaluation.saved import load_saved, read_saved
 
 RLE = {"size": [20, 30], "counts": b"QX1"}
@@ -89,6 +90,24 @@ def test_detectron2(tmp_path: Path, truth: Path) -> None:
     assert found == {"bbox": [result(5, 3, bbox=box), result(6, 7, bbox=box)]}
     torch.save([of_detectron2(5, 0, segmentation=RLE)], tmp_path / "masks.pth")
     assert list(read_saved(tmp_path / "masks.pth", truth)) == ["bbox", "segm"]
+
+
+def test_category_ids_that_are_text_in_one_list(tmp_path: Path, truth: Path) -> None:
+    """A run makes numbers of them, by which Detectron2 sorts: text would put 10 before 9."""
+    content = json.loads(truth.read_text())
+    content["categories"] = [{"id": "10", "name": "bar"}, {"id": "9", "name": "box"}]
+    thing = {"id": 1, "image_id": 5, "bbox": [1, 2, 3, 6], "area": 18, "iscrowd": 0}
+    content["annotations"] = [{**thing, "category_id": 9}]
+    truth.write_text(json.dumps(content))
+    torch.save([of_detectron2(5, 0)], tmp_path / "p.pth")
+    assert read_saved(tmp_path / "p.pth", truth)["bbox"][0]["category_id"] == 9
+
+
+def test_categories_of_results_in_text(truth: Path) -> None:
+    """Those that another detector does not know are left out of COCO results too."""
+    content = json.loads(truth.read_text())
+    found = [{**result(5, 7), "category_id": text} for text in ("7", "3", 3, "9", [3])]
+    assert only(content, found, [[3]])[1] == found[1:3]
 
 
 @pytest.mark.parametrize("classes", [["box"], ["box", "bar"], ["bar", "box"]])

@@ -121,5 +121,7 @@ def mend_content(
     things = mend_objects(things, images, categories, purpose, tally)
     if not tally.changed:
         return Mended(dict(content), False, tally.notes())
-    mended = {**content, "images": images, "categories": categories, "annotations": things}
+    mended = {**content, "images": images, "categories": categories}
+    if "annotations" in content:  # or there are none to evaluate by, which is no empty list
+        mended["annotations"] = things
     return Mended(mended, True, tally.notes())

@@ -69,7 +69,10 @@ def check_annotations(annotations: Any, name: str) -> None:
         if not isinstance(entries, list) or not entries:
             raise InputError(f"{name} has no {key!r} list: it must be in COCO's format")
         for place, entry in enumerate(entries, 1):
-            lacking = [k for k in (field, "id") if not isinstance(entry, Mapping) or k not in entry]
+            there = entry if isinstance(entry, Mapping) else {}
+            # LVIS names its images by their address alone.
+            is_named = field in there or (key == "images" and "coco_url" in there)
+            lacking = [field] * (not is_named) + ["id"] * ("id" not in there)
             if lacking:
                 raise InputError(
                     f"{name} has {key} without {lacking[0]!r}, the first is number {place} of the "
@@ -103,7 +106,7 @@ def check_images(path: str, folder: str, images: Sequence[dict[str, Any]], way_o
         InputError: If a name leads out of the folder, or files are missing; it names the first and
             counts them.
     """
-    paths = [image_path(folder, image["file_name"]) for image in images]
+    paths = [image_path(folder, image.get("file_name")) for image in images]
     absent = [path for path in paths if not osp.isfile(path)]
     if absent:
         raise InputError(

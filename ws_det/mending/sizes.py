@@ -50,7 +50,7 @@ def mend_sizes(
             size = of_masks.get(image["id"])
             phrase = "took the height and width of {} from a mask"
         elif size is None:
-            size = image_size(image_path(folder, image["file_name"]), turn)
+            size = image_size(image_path(folder, image.get("file_name")), turn)
             phrase = "read the height and width of {} from the file"
         if size is not None and not _has(image, size):
             tally.mend(phrase, name_of(image, place), "image")
@@ -101,7 +101,7 @@ def _compare(
             is_told = True
             line = f"comparing sizes of images: {done} of {len(images)}, {_QUIET:.0f} s more"
             print(line, file=sys.stderr, flush=True)
-        path = image_path(folder, images[number]["file_name"])
+        path = image_path(folder, images[number].get("file_name"))
         if image_size(path, turn) != _said(images[number]):
             wrong.append(number)
     else:
@@ -113,7 +113,7 @@ def _compare(
 def _refuse(
     image: dict[str, Any], folder: str, count: str, tally: Tally, turn: bool
 ) -> None:
-    path = image_path(folder, image["file_name"])
+    path = image_path(folder, image.get("file_name"))
     said, size = _said(image), image_size(path, turn)
     is_turned = turn and said == image_size(path, turn=False)
     reason = "for its EXIF orientation turns it, " if is_turned else ""
