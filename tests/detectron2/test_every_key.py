@@ -26,7 +26,7 @@ from ws_det.detectron2.registry import add_ws_config
 from ws_det.detectron2.train import Job, run
 
 # What nothing in Detectron2 reads for a training or a test either.
-OF_NOBODY = {"VERSION", "GLOBAL.HACK", "TEST.KEYPOINT_OKS_SIGMAS"}
+OF_NOBODY = {"VERSION", "GLOBAL.HACK"}
 # What Detectron2's default_setup reads from the dumped text.
 OF_SETUP = {"CUDNN_BENCHMARK", "FLOAT32_PRECISION"}
 RUNS = {
