@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable
 from itertools import zip_longest
 from typing import Any
 
@@ -66,37 +66,6 @@ def check_equal(folded: nn.Module, build: Callable[[], nn.Module], state: dict[s
             f"the framework builds another model without ws_det ({reason}): use "
             f"ws_det.fold_ws(model) and export it"
         )
-
-
-def changed_settings(
-    own: Any, used: Any, path: str, item: str = ".{}"
-) -> Iterator[tuple[str, Any]]:
-    """What options and a data root have changed in a config.
-
-    Args:
-        own: A node of the config as its file has it.
-        used: The same node as it was used.
-        path: Of the node.
-        item: How the path of a list's item goes on.
-
-    Yields:
-        Path and new value of each setting.
-    """
-    if isinstance(own, Mapping) and isinstance(used, Mapping) and own.keys() <= used.keys():
-        for key in used:
-            if key in own:
-                yield from changed_settings(own[key], used[key], f"{path}.{key}", item)
-            else:
-                yield f"{path}.{key}", used[key]
-    elif _is_list(own) and _is_list(used) and len(own) == len(used):
-        for index, pair in enumerate(zip(own, used)):
-            yield from changed_settings(*pair, path + item.format(index), item)
-    elif own != used and (used is None or isinstance(used, (Mapping, Sequence, int, float))):
-        yield path, used  # functions come from the file alone, and are not equal when read twice
-
-
-def _is_list(node: Any) -> bool:
-    return isinstance(node, Sequence) and not isinstance(node, str)
 
 
 def _difference(folded: nn.Module, stock: nn.Module) -> str | None:

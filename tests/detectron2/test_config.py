@@ -129,3 +129,28 @@ def test_detectron2s_own_configs_load(name):
     recipe = load_recipe(model_zoo.get_config_file(name))
     assert isinstance(recipe, LazyRecipe if name.endswith(".py") else YamlRecipe)
     assert recipe.num_classes()[0] == 80 and recipe.batch_size == 16
+
+
+VARIABLES = """
+from detectron2.config import LazyCall as L, LazyConfig
+import ws_det
+cfg = LazyConfig.load(ws_det.config_path({demo!r}))
+dataloader, lr_multiplier, model, optimizer, train = (
+    cfg[key] for key in ("dataloader", "lr_multiplier", "model", "optimizer", "train")
+)
+clip = dict(max_norm=35.5)
+train.clip_grad = clip
+mean = dict(values=[1.5, 2.5, 3.5])
+model.module.pixel_mean = "${{mean.values}}"
+"""
+
+
+def test_options_for_variables_of_a_file(tmp_path):
+    """Only what is read can be changed; an interpolation reads from a variable of its own."""
+    config = tmp_path / "own.py"
+    config.write_text(VARIABLES.format(demo="mask_rcnn_R_18_FPN_gn_ws_demo_shapes"))
+    with pytest.raises(InputError, match=r"'clip' is a variable .* change train\.clip_grad\.max_"):
+        load_recipe(str(config), ["clip.max_norm=3.0"])
+    assert load_recipe(str(config), ["train.clip_grad.max_norm=3.0"]).max_norm == 3
+    cfg = load_recipe(str(config), ["mean.values=[1.0,2.0,4.0]"]).cfg
+    assert list(cfg.model.module.pixel_mean) == [1, 2, 4]

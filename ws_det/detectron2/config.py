@@ -12,7 +12,7 @@ import torch
 from detectron2.config import CfgNode, LazyConfig
 from detectron2.data import MetadataCatalog
 from detectron2.utils.registry import locate
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ws_det.detectron2.completed import check_values, complete, one_sentence
@@ -22,8 +22,10 @@ from ws_det.detectron2.safe_config import load_yaml
 from ws_det.detectron2.tta import KEYS as TTA_KEYS
 from ws_det.errors import InputError, first_line
 from ws_det.paths import find_config
+from ws_det.settings import no_setting, settings_with
 
-# What is read from `train` although no config of Detectron2's has it.
+# What is read of a LazyConfig, and from `train` although no config of Detectron2's has it.
+_READ = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
 _TRAIN = {"seed", "accumulation_steps", "clip_grad", "on_nan", "tta"}
 _TRAIN |= {"cudnn_benchmark", "float32_precision"}
 
@@ -127,6 +129,7 @@ def _override_lazy(cfg: DictConfig, options: Sequence[str]) -> None:
         key, equals, _ = option.partition("=")
         if not equals:
             raise InputError(f"the option {option} has no value: write key.path=value")
+        _check_variable(cfg, key)
         _check_key(cfg, key)
         try:
             LazyConfig.apply_overrides(cfg, [option])
@@ -135,6 +138,19 @@ def _override_lazy(cfg: DictConfig, options: Sequence[str]) -> None:
                 f"the option {option} cannot be understood ({first_line(error)}): write "
                 f"key.path=value, with lists as key=[a,b]"
             ) from None
+
+
+def _check_variable(cfg: DictConfig, key: str) -> None:
+    """Refuse what a config's file was written with: only five keys of a LazyConfig are read."""
+    variable = key.split(".")[0]
+    plain = OmegaConf.to_container(cfg)  # with the interpolations as they are written
+    if variable not in plain or variable in _READ or f"${{{variable}." in repr(plain):
+        return
+    value = OmegaConf.select(cfg, key)
+    value = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+    settings = {name: child for name, child in plain.items() if name in _READ}
+    found = settings_with(settings, value)
+    raise InputError(no_setting(f"the option {key}", variable, list(found)))
 
 
 def _check_key(cfg: DictConfig, key: str) -> None:

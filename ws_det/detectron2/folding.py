@@ -22,6 +22,7 @@ from ws_det.detectron2.registry import PARTS
 from ws_det.detectron2.weights import loaded_model, local_file, model_in
 from ws_det.fold import fold_ws
 from ws_det.norms import EstBatchNorm2d
+from ws_det.settings import changed_settings
 
 
 class Detector(NamedTuple):
@@ -96,9 +97,9 @@ def fold_checkpoint(
     own = load_recipe(config).cfg
     if isinstance(recipe, LazyRecipe):
         nodes = (OmegaConf.to_container(cfg.model) for cfg in (own, recipe.cfg))
-        given = stock.changed_settings(*nodes, "model", "[{}]")
+        given = changed_settings(*nodes, "model", "[{}]")
         return [*(f"{path} = {value!r}" for path, value in given), *settings]
-    given = stock.changed_settings(own.MODEL, recipe.cfg.MODEL, "MODEL")
+    given = changed_settings(own.MODEL, recipe.cfg.MODEL, "MODEL")
     return [*(f"{path} {value}" for path, value in given), *settings]
 
 

@@ -18,6 +18,7 @@ from ws_det.mmdet.config import load_config
 from ws_det.mmdet.options import parse_options
 from ws_det.mmdet.preflight import build_model
 from ws_det.mmdet.weights import load_safely
+from ws_det.settings import changed_settings
 
 # What our registered layers are called without WS, and with which name in the checkpoint's keys.
 _STOCK = {
@@ -108,7 +109,7 @@ def fold_checkpoint(
     meta = {**checkpoint.get("meta", {}), "cfg": stock_cfg.pretty_text, "ws_folded": True}
     save_checkpoint({"meta": meta, "state_dict": state}, target)
     own = load_config(config, parts=("test",))
-    given = stock.changed_settings(own.model, cfg.model, "model")
+    given = changed_settings(own.model, cfg.model, "model")
     return [*(f"{path}={value!r}" for path, value in given), *settings]
 
 

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 
 from ws_det.errors import InputError
 from ws_det.mmdet.metrics import CocoTwelveMetric
+from ws_det.settings import no_setting, settings_with
 
 # Settings that MMEngine reads from a config although no constructor names them.
 _TOP_LEVEL = {
@@ -29,6 +30,8 @@ _TOP_LEVEL = {
     "find_unused_parameters",
     "model_wrapper_cfg",
     "sync_bn",
+    "tta_model",
+    "tta_pipeline",
 }
 _EVERYWHERE = {"_delete_", "_scope_", "constructor", "paramwise_cfg", "requires_grad"}
 _DATALOADER = {"dataset", "num_batch_per_epoch", *inspect.signature(DataLoader).parameters}
@@ -75,6 +78,11 @@ def merge_options(cfg: Config, options: Mapping[str, Any]) -> None:
 def _check(node: Any, key: str) -> None:
     *parents, last = key.split(".")
     top = _TOP_LEVEL | set(inspect.signature(Runner.__init__).parameters) - {"self", "cfg"}
+    variable = key.split(".")[0]
+    if variable in node and variable not in top:
+        settings = {name: child for name, child in node.items() if name in top}
+        found = settings_with(_bare(settings), _bare(_value_at(node, key)))
+        raise InputError(no_setting(f"--cfg-options {key}", variable, list(found)))
     for i, part in enumerate([*parents, last]):
         inside = ".".join(key.split(".")[:i])
         known = top if i == 0 else keys_read(node, inside)
@@ -92,6 +100,23 @@ def _check(node: Any, key: str) -> None:
             unread = known is not None and part not in known
             if unread or (known is None and near):
                 _refuse(key, part, inside, [*names, *(known or ())])
+
+
+def _bare(node: Any) -> Any:
+    """A node without the marks that MMEngine puts on what a base of another package has."""
+    if isinstance(node, Mapping):
+        return {key: _bare(child) for key, child in node.items() if key != "_scope_"}
+    return [_bare(child) for child in node] if isinstance(node, (list, tuple)) else node
+
+
+def _value_at(node: Any, key: str) -> Any:
+    """The value of a dotted key, or of the last part of it that is there."""
+    for part in key.split("."):
+        if isinstance(node, list) and part.isdigit() and int(part) < len(node):
+            node = node[int(part)]
+        elif isinstance(node, Mapping) and part in node:
+            node = node[part]
+    return node
 
 
 def _refuse(key: str, part: str, inside: str, names: Sequence[str]) -> None:
