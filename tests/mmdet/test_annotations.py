@@ -283,6 +283,14 @@ def test_what_mmdetection_leaves_out(
     assert 0 < left_out < 6 and f"MMDetection leaves out {left_out} " in log
 
 
+def test_a_mask_head_and_a_loader_without_masks(place: Path, tmp_path: Path) -> None:
+    options = {"train_dataloader.dataset.pipeline.1.with_mask": False}
+    given = str(place / "masks.py"), str(tmp_path / "work")
+    with pytest.raises(InputError, match="with_mask=True"):
+        runner.train(*given, data_root=str(place / "set"), cfg_options=options)
+    assert not (tmp_path / "work").exists()
+
+
 def test_indices_of_an_evaluation(place: Path, checkpoint: Path, tmp_path: Path) -> None:
     cfg = load_config(str(place / "masks.py"), None, str(place / "set"))
     given = str(tmp_path / "own.py"), str(checkpoint), str(tmp_path / "work")

@@ -44,8 +44,8 @@ def test_a_good_set(coco_set: Path, tmp_path: Path) -> None:
         (lambda c: c["images"][1].update(file_name="../val2017/1.jpg"), "'../val2017/1.jpg'"),
         (lambda c: c["images"][1].update(file_name="/etc/hostname"), "'/etc/hostname'"),
         (lambda c: c["images"][1].update(file_name=["1.jpg"]), r"image \['1.jpg'\]"),
-        (lambda c: c["annotations"][1].update(segmentation=RLE), "annotation id 2 .* not whole"),
-        (lambda c: c["annotations"][1].update(segmentation=[[1e12] * 6]), "annotation id 2 "),
+        (lambda c: c["annotations"][1].update(segmentation=RLE), "annotation 2 .* not whole"),
+        (lambda c: c["annotations"][1].update(segmentation=[[1e12] * 6]), "annotation 2 "),
         (lambda c: c.update(annotations=[[]]), "no list of annotations"),
     ],
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os.path as osp
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mmdet.datasets import CocoDataset, CocoPanopticDataset, LVISV05Dataset
@@ -16,6 +16,7 @@ from ws_det.masks import is_size
 from ws_det.mmdet.images import turns
 from ws_det.mmdet.left import check_indices, note_left
 from ws_det.mmdet.nodes import dicts_of
+from ws_det.mmdet.pipelines import check_polygons, image_loader, mask_loaders
 
 _OF_BOXES = "a detector of boxes, such as faster-rcnn_r50_fpn_gn-ws-all_1x_coco"
 _WITHOUT_MASKS = f"let the evaluator's metric be bbox, or take {_OF_BOXES}"
@@ -63,7 +64,7 @@ class Wants(NamedTuple):
 
 def wants_of_training(dataset: Any, needed: bool) -> Wants:
     """What is wanted of the annotation file of a dataset to learn from."""
-    return Wants(True, any(_mask_loaders(dataset)), needed)
+    return Wants(True, any(mask_loaders(dataset)), needed)
 
 
 def wants_of_evaluation(evaluator: Any, path: str) -> Wants:
@@ -115,7 +116,7 @@ def mend_of_dataset(
     Raises:
         InputError: As ``mend_annotations``, or for what MMDetection would leave out in silence.
     """
-    loader = _image_loader(dataset)
+    loader = image_loader(dataset)
     mended = mend_content(
         content,
         path,
@@ -131,7 +132,7 @@ def mend_of_dataset(
     if not wanted.training:
         check_indices(dataset, path, [image["id"] for image in mended.content["images"]])
         return mended
-    _check_polygons(dataset, path, mended.content)
+    check_polygons(dataset, path, mended.content)
     note = note_left(dataset, path, mended.content, classes, wanted.needed)
     return mended._replace(notes=mended.notes + note)
 
@@ -151,12 +152,6 @@ def mend_of_evaluator(evaluator: Any, path: str, classes: Sequence[str]) -> Mend
     return mend_annotations(path, masks=masks, classes=classes, without_masks=_WITHOUT_MASKS)
 
 
-def is_maskless(dataset: Any, content: Mapping[str, Any]) -> bool:
-    """Whether a pipeline loads masks where an object has none: MMDetection raises KeyError."""
-    things = content.get("annotations", [])
-    return any(_mask_loaders(dataset)) and not all(thing.get("segmentation") for thing in things)
-
-
 def _is(node: Any, registry: Any, base: type, others: tuple[type, ...]) -> bool:
     kind = node.get("type")
     kind = registry.get(kind) if isinstance(kind, str) else kind
@@ -168,19 +163,6 @@ def _judges_masks(evaluator: Any) -> bool:
     return metric == "segm" or (isinstance(metric, (list, tuple)) and "segm" in metric)
 
 
-def _mask_loaders(dataset: Any) -> Iterator[Any]:
-    return (node for node in dicts_of(dataset.get("pipeline")) if node.get("with_mask"))
-
-
-def _image_loader(dataset: Any) -> Any:
-    """The config of the loader, if it is one whose files have headers that are to be read."""
-    for node in dicts_of(dataset.get("pipeline")):
-        if node.get("type") in ("LoadImageFromFile", "LoadNamedImage"):
-            elsewhere = node.get("backend_args") or node.get("imdecode_backend") == "tifffile"
-            return None if elsewhere else node
-    return None
-
-
 def _check_sizes(path: str, content: Mapping[str, Any]) -> None:
     for image in content["images"]:
         if not is_size((image.get("height"), image.get("width"))):
@@ -188,17 +170,3 @@ def _check_sizes(path: str, content: Mapping[str, Any]) -> None:
                 f"the image {image['id']} of {path} has no height and width: write them into the "
                 f"file"
             )
-
-
-def _check_polygons(dataset: Any, path: str, content: Mapping[str, Any]) -> None:
-    """Refuse what a loader of polygons marks as ignored without a word."""
-    if all(node.get("poly2mask", True) for node in _mask_loaders(dataset)):
-        return
-    things = content.get("annotations", [])
-    coded = [t for t in things if isinstance(t.get("segmentation"), dict) and not t["iscrowd"]]
-    if coded:
-        raise InputError(
-            f"{len(coded)} of {len(things)} annotations of {path} have their masks as RLE (the "
-            f"first is id {coded[0]['id']}), and LoadAnnotations(poly2mask=False) takes polygons "
-            f"alone: set poly2mask=True in the training pipeline"
-        )

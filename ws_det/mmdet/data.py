@@ -15,6 +15,7 @@ from ws_det.mmdet.annotations import Reading
 from ws_det.mmdet.classes import check_categories, classes_of, take_classes
 from ws_det.mmdet.heads import heads_in
 from ws_det.mmdet.nodes import with_file
+from ws_det.mmdet.pipelines import check_mask_head, is_maskless
 
 
 def set_data_root(cfg: Config, root: str, parts: Sequence[str]) -> None:
@@ -85,6 +86,7 @@ def _check_part(cfg: Config, part: str) -> list[Reading]:
             check_shapes(path, content)
             continue
         if part == "train":
+            check_mask_head(cfg.model, dataset)
             is_last = index == len(datasets) - 1
             wanted = coco.wants_of_training(dataset, is_last and not has_objects)
         else:
@@ -92,7 +94,7 @@ def _check_part(cfg: Config, part: str) -> list[Reading]:
         folder, classes = _image_folder(dataset), classes_of(dataset)
         mended = coco.mend_of_dataset(dataset, path, content, folder, classes, wanted)
         mended = mended if is_utf8 else mended.rewritten()
-        maskless = not wanted.training and coco.is_maskless(dataset, mended.content)
+        maskless = not wanted.training and is_maskless(dataset, mended.content)
         readings.append(Reading.of(f"{part}_dataloader", index, path, mended, maskless))
     return readings + _of_evaluators(cfg, part, readings)
 
