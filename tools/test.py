@@ -38,6 +38,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="change settings of the config: model.test_cfg.rcnn.score_thr=0.1 key=[a,b]",
     )
     parser.add_argument(
+        "--tta",
+        action="store_true",
+        help="test-time augmentation: the config's tta_model and tta_pipeline, else flips",
+    )
+    parser.add_argument(
         "--force", action="store_true", help="only warn of weights trained with other norms"
     )
     parser.add_argument("--launcher", choices=("none", "pytorch", "slurm", "mpi"), default="none")
@@ -58,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         launcher=args.launcher,
         data_root=args.data_root,
         force=args.force,
+        tta=args.tta,
     )
     if result:  # the first process
         places = result["files"] + [f"pictures in {args.show_dir}"] * bool(args.show_dir)

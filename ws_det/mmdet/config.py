@@ -24,7 +24,8 @@ from ws_det.safe_yaml import SafeLoader, read_yaml
 
 # Where the parts live that `complete` adds; a config dumped to the work dir imports them again.
 _MODULES = [
-    f"ws_det.mmdet{part}" for part in ("", ".images", ".loops", ".report", ".resume", ".saving")
+    f"ws_det.mmdet{part}"
+    for part in ("", ".images", ".loops", ".report", ".resume", ".saving", ".tta")
 ]
 _HOOKS = ("ResumeHook", "NanGuardHook", "SyncEstBNHook", "CurvesHook", "CocoReportHook")
 

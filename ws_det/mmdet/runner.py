@@ -29,6 +29,7 @@ from ws_det.mmdet.report import result_of
 from ws_det.mmdet.resumable import ResumableRunner
 from ws_det.mmdet.resume import Point, batch_of, lead_to, locate
 from ws_det.mmdet.saving import disk_full
+from ws_det.mmdet.tta import prepare, wrap
 from ws_det.mmdet.weights import use_safe_loader
 from ws_det.scaling import learning_rate
 
@@ -138,6 +139,7 @@ def test(
     launcher: str = "none",
     data_root: str | None = None,
     force: bool = False,
+    tta: bool = False,
 ) -> dict[str, Any]:
     """Evaluate a checkpoint on the config's test set.
 
@@ -153,6 +155,7 @@ def test(
         launcher: One of ``launch.LAUNCHERS``.
         data_root: Folder of a COCO-format set.
         force: As in ``train``.
+        tta: Test with augmentation, see ``tta.prepare``.
 
     Returns:
         The report, as ``CocoReportHook.report``, its ``work_dir``, and what to say of its
@@ -171,14 +174,19 @@ def test(
                 check_writable(show_dir, "--show-dir")
             cfg = load_config(cfg_path, cfg_options, data_root, work_dir, parts=("test",))
             cfg.load_from, cfg.resume = checkpoint, False
+            left_out = prepare(cfg) if tta else []
             complete(cfg, launcher)
             if show_dir:
                 _show(cfg, show_dir)
             readings = preflight.check_test(cfg, force) if launch.is_local_main() else []
         changes = copies.write_copies(readings, cfg.work_dir)
         use_safe_loader()
+        if tta:
+            wrap(cfg)
         runner = AccumulatingRunner.from_cfg(cfg)
         runner.read(readings, changes)
+        for line in left_out:
+            runner.logger.warning(line)
         if out:
             device = "cpu" if launcher == "none" else "gpu"
             dump = DumpPredictions(out, collect_device=device)
