@@ -19,7 +19,7 @@ import cv2
 import mmcv
 import numpy as np
 import torch
-from mmdet.datasets import CocoDataset, ConcatDataset
+from mmdet.datasets import BaseSegDataset, CocoDataset, ConcatDataset, VOCDataset
 from mmdet.structures import DetDataSample
 from mmdet.utils import register_all_modules
 from mmdet.visualization import DetLocalVisualizer
@@ -185,6 +185,45 @@ def test_several_sets(tmp_path: Path) -> None:
     assert below(tmp_path / "show") == expected
     for folder, colour in folders.items():
         assert (mmcv.imread(str(tmp_path / "show" / folder / "a.png")) == colour).all()
+
+
+def test_sets_that_are_not_in_cocos_format(tmp_path: Path) -> None:
+    """Semantic maps, which have no ids and no objects, and VOC's XML."""
+    register_all_modules()
+    names = photo_set(tmp_path, "png")
+    pipeline = [dict(type="LoadNamedImage")]
+    maps = BaseSegDataset(
+        data_prefix=dict(img_path=str(tmp_path / "images")),
+        img_suffix=".png",
+        metainfo=META,
+        pipeline=pipeline,
+        test_mode=True,
+    )
+    shown = [
+        DetDataSample(metainfo={"img_path": info["img_path"], "ori_shape": (HEIGHT, WIDTH)})
+        for info in map(maps.get_data_info, range(len(maps)))
+    ]
+    test(maps, tmp_path / "maps", shown)
+    assert below(tmp_path / "maps") == {*names, "predictions.png"}
+    for name in ("JPEGImages/a.jpg", "Annotations/a.xml"):
+        (tmp_path / "voc/VOC2007" / name).parent.mkdir(parents=True)
+    write_photo(tmp_path / "voc/VOC2007/JPEGImages/a.jpg", 6)
+    sides = f"<size><width>{WIDTH}</width><height>{HEIGHT}</height></size>"
+    corners = "<xmin>9</xmin><ymin>5</ymin><xmax>28</xmax><ymax>20</ymax>"
+    thing = f"<object><name>square</name><bndbox>{corners}</bndbox></object>"
+    xml = f"<annotation>{sides}{thing}</annotation>"
+    (tmp_path / "voc/VOC2007/Annotations/a.xml").write_text(xml)
+    (tmp_path / "voc/test.txt").write_text("a\n")
+    voc = VOCDataset(
+        data_root=str(tmp_path / "voc"),
+        ann_file="test.txt",
+        data_prefix=dict(sub_data_root="VOC2007/"),
+        metainfo=META,
+        pipeline=pipeline,
+        test_mode=True,
+    )
+    test(voc, tmp_path / "show", predictions(voc))
+    assert below(tmp_path / "show") == {"VOC2007/JPEGImages/a.jpg", "predictions.png"}
 
 
 def test_no_image_is_replaced(tmp_path: Path) -> None:

@@ -174,7 +174,7 @@ def _truth(info: Mapping[str, Any], size: tuple[int, int]) -> list[Drawn]:
             decode_mask(instance["mask"], size) if instance.get("mask") else None,
             iscrowd=bool(instance["ignore_flag"]),
         )
-        for instance in info["instances"]
+        for instance in info.get("instances", ())
     ]
 
 

@@ -61,7 +61,8 @@ class ShownImages:
             for index in range(len(one)):
                 info = one.get_data_info(index)
                 place = info["img_path"], folder, index
-                self._places.setdefault(info["img_id"], []).append(place)
+                key = info.get("img_id", info["img_path"])  # sets of maps alone have no ids
+                self._places.setdefault(key, []).append(place)
 
     def folder_of(self, sample: DetDataSample) -> str:
         """The key in ``classes`` of the set that a prediction is of."""
@@ -85,8 +86,9 @@ class ShownImages:
 
     def _place(self, sample: DetDataSample) -> tuple[str, str, int]:
         """Path, folder and index; sets that are joined may count their images alike."""
-        places = self._places[sample.img_id]
-        path = sample.get("img_path", places[0][0])
+        path = sample.get("img_path")
+        places = self._places[sample.get("img_id", path)]
+        path = path or places[0][0]
         return next(place for place in places if place[0] == path)
 
 
@@ -101,7 +103,8 @@ def _sets(dataset: Any) -> Iterator[BaseDataset]:
 
 
 def _folder(dataset: BaseDataset) -> str:
-    return dataset.data_prefix.get("img") or dataset.data_root or ""
+    prefix = dataset.data_prefix
+    return prefix.get("img") or prefix.get("img_path") or dataset.data_root or ""
 
 
 def _turns(dataset: BaseDataset) -> bool:
