@@ -59,6 +59,15 @@ def test_classes_follow_the_ids_whatever_the_order_of_the_file(copied):
     check_sets(["broken_train", "broken_val"], [2])
 
 
+def test_one_of_two_sets_to_learn_from_may_have_no_annotations(copied):
+    names = ("broken_train", "broken_val")
+    for part in ("train", "val"):
+        check_sets(names, [2], Wants(train_sets=names, masks=True, mask_format="polygon"))
+        edit(copied, part, lambda content: content.pop("annotations"))
+    with pytest.raises(InputError, match="have nothing to learn from"):
+        check_sets(names, [2], Wants(train_sets=names))
+
+
 def test_unknown_set_is_refused():
     with pytest.raises(InputError, match=r"no data set is registered as 'nowhere'.*--data-root"):
         check_sets(["nowhere"], [])

@@ -102,7 +102,8 @@ def check_sets(
                 f"{path} has other categories ({', '.join(own[:3])}, ...) than {first[0]} "
                 f"({', '.join(first[1][:3])}, ...): use sets with the same ones"
             )
-        empty += name in wants.train_sets and not any(map(_is_learned, content["annotations"]))
+        things = content.get("annotations", [])
+        empty += name in wants.train_sets and not any(map(_is_learned, things))
     if 0 < len(set(wants.train_sets)) == empty:
         raise InputError(
             f"the sets {', '.join(wants.train_sets)} have nothing to learn from: correct their "

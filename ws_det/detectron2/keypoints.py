@@ -64,7 +64,7 @@ def fill_keypoints(
     Raises:
         InputError: If an object has another number of them, or none has any.
     """
-    objects = content["annotations"]
+    objects = content.get("annotations", [])
     without = [thing for thing in objects if not thing.get("keypoints")]
     if len(without) == len(objects):
         raise InputError(

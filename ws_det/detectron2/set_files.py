@@ -105,7 +105,7 @@ def _mended(
         needed=alone if training else "annotations" in content,
     )
     if training and wants.mask_format == "polygon":
-        _check_polygons(path, content["annotations"])
+        _check_polygons(path, content.get("annotations", []))
     if wants.keypoints:
         given = keypoint_metadata(name, content["categories"], wants.num_keypoints)
         found.metadata[name].update(given)
