@@ -42,7 +42,7 @@ def own_set(coco_set):
     register_set(str(coco_set), "own")
 
 
-@pytest.mark.parametrize("norms", ["BN", "BCN"])
+@pytest.mark.parametrize("norms", ["BCN", pytest.param("BN", marks=pytest.mark.sweep)])
 def test_statistics_are_those_of_fvcore(norms, tmp_path):
     """Weights and estimates as without, statistics of batch norms as fvcore's."""
     run(Job(CONFIG, options(norms, tmp_path / "plain")))

@@ -57,8 +57,9 @@ def of_detectron2(cfg, model, name, folder):
     return found, json.loads((folder / "coco_instances_results.json").read_text())
 
 
-@pytest.mark.parametrize("flag", [True, False])
-@pytest.mark.parametrize("config", [MASKS, "faster_rcnn_R_50_FPN_1x_gn_ws.yaml"])
+@pytest.mark.parametrize(
+    ("config", "flag"), [(MASKS, True), ("faster_rcnn_R_50_FPN_1x_gn_ws.yaml", False)]
+)
 def test_yaml(config, flag, tmp_path, capsys):
     """By flag and by TEST.AUG.ENABLED."""
     path, out = tmp_path / "x.pth", tmp_path / "out"
