@@ -12,7 +12,7 @@ from ws_det.errors import InputError
 from ws_det.images import image_path
 from ws_det.masks import is_mask, is_size
 
-_DATA_ROOT = "give the set's folder with --data-root, or the file's name in the config"
+_DATA_ROOT = "it has to be in the set's folder, that of --data-root; or give its name in the config"
 
 
 def read_annotations(path: str, way_out: str = _DATA_ROOT) -> dict[str, Any]:

@@ -15,8 +15,10 @@ from detectron2.utils.registry import locate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ws_det.coco import read_annotations
+from ws_det.detectron2 import heads
 from ws_det.detectron2.completed import check_values, complete, one_sentence
-from ws_det.detectron2.data import category_names, register_set
+from ws_det.detectron2.data import DATA_ROOT, register_set
 from ws_det.detectron2.recipe import LazyRecipe, Recipe, YamlRecipe
 from ws_det.detectron2.safe_config import load_yaml
 from ws_det.detectron2.tta import KEYS as TTA_KEYS
@@ -78,7 +80,11 @@ def _applied(
             raise InputError(
                 f"there is no folder {data_root}: give --data-root the folder of a COCO set"
             )
-        kind.lead_to(cfg, *_set_below(data_root))
+        sets, categories = _set_below(data_root)
+        kind.lead_to(cfg, sets, len(categories))
+        points = next((c["keypoints"] for c in categories if c.get("keypoints")), None)
+        if points:
+            heads.set_keypoints(cfg.model if lazy else cfg.MODEL, len(points))
     try:
         base_batch = kind(cfg).base_batch
     except (OmegaConfBaseException, AttributeError, TypeError, ValueError):
@@ -96,12 +102,13 @@ def _applied(
     return recipe
 
 
-def _set_below(root: str) -> tuple[tuple[str, str], int]:
-    """Register a folder's sets; their names and their number of classes."""
-    sets = register_set(root, "data_root")
+def _set_below(root: str) -> tuple[tuple[str, str], list[dict[str, Any]]]:
+    """Register a folder's sets; their names and their categories."""
+    sets = register_set(root, DATA_ROOT)
     # A set to evaluate on needs no annotations to train on.
     there = [name for name in sets if osp.isfile(MetadataCatalog.get(name).json_file)]
-    return sets, len(category_names((there or sets)[0]))
+    path = MetadataCatalog.get((there or sets)[0]).json_file
+    return sets, read_annotations(path)["categories"]
 
 
 def _override_yaml(cfg: CfgNode, options: Sequence[str]) -> None:

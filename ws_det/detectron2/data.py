@@ -16,6 +16,7 @@ from ws_det.detectron2.set_files import Findings, Wants, check_set
 from ws_det.errors import InputError
 
 PARTS = ("train", "val")
+DATA_ROOT = "data_root"  # what the sets below --data-root are called
 
 
 def image_names(batch: Sequence[dict[str, Any]]) -> list[str]:
@@ -92,9 +93,12 @@ def check_sets(
         own = _names(path, content)
         wrong = [count for count in num_classes if count != len(own)]
         if wrong:
+            way_out = "pass --data-root FOLDER, which sets both"
+            if name.startswith(f"{DATA_ROOT}_"):
+                way_out = "give both annotation files the same categories, and no option another"
             raise InputError(
                 f"num_classes={wrong[0]} of the config's model does not match the {len(own)} "
-                f"categories of {path}: pass --data-root FOLDER, which sets both"
+                f"categories of {path}: {way_out}"
             )
         first = first or (name, own)
         if own != first[1]:

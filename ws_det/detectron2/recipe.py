@@ -20,6 +20,7 @@ from detectron2.utils.registry import locate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
+from ws_det.detectron2 import heads
 from ws_det.detectron2.mapper import NamedMapper
 from ws_det.detectron2.set_files import Wants
 from ws_det.detectron2.stream import build_train_loader, seed_sampler
@@ -94,13 +95,11 @@ class LazyRecipe:
                 )
             if loader:
                 loader.dataset.names = name
-        for node in _nodes(cfg.model):
-            if "num_classes" in node and not OmegaConf.is_interpolation(node, "num_classes"):
-                node.num_classes = num_classes
+        heads.set_lazy(cfg.model, num_classes)
 
     def num_classes(self) -> list[int]:
         """Of each head."""
-        return [node.num_classes for node in _nodes(self.cfg.model) if "num_classes" in node]
+        return heads.counts_of_lazy(self.cfg.model)
 
     def wants(self) -> Wants:
         """What it wants of its sets."""

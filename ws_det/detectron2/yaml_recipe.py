@@ -16,6 +16,7 @@ from detectron2.engine import DefaultTrainer
 from detectron2.solver import build_lr_scheduler, build_optimizer
 from torch import nn
 
+from ws_det.detectron2 import heads
 from ws_det.detectron2.mapper import NamedMapper
 from ws_det.detectron2.set_files import Wants
 from ws_det.detectron2.stream import build_train_loader, seed_sampler
@@ -68,12 +69,11 @@ class YamlRecipe:
     def lead_to(cfg: CfgNode, sets: Sequence[str], num_classes: int) -> None:
         """Let a config use two registered sets, and its heads as many classes."""
         cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (sets[0],), (sets[1],)
-        cfg.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.RETINANET.NUM_CLASSES = num_classes
+        heads.set_yaml(cfg.MODEL, num_classes)
 
     def num_classes(self) -> list[int]:
         """Of each head."""
-        retinanet = "RetinaNet" in self.cfg.MODEL.META_ARCHITECTURE
-        return [(self.cfg.MODEL.RETINANET if retinanet else self.cfg.MODEL.ROI_HEADS).NUM_CLASSES]
+        return heads.counts_of_yaml(self.cfg.MODEL)
 
     def wants(self) -> Wants:
         """What it wants of its sets."""
