@@ -16,6 +16,7 @@ from torch import nn
 
 from tests.own_loop import BLOCKS, DOC
 from ws_det import BatchChannelNorm2d, WSConv2d, drift
+from ws_det.estimates import StepEstimates
 from ws_det.leaving import leave_group
 from ws_det.norms import average_estimates
 
@@ -77,6 +78,36 @@ def test_estimates_that_nobody_averages_are_told_once(tmp_path: Path, averaged):
     first, second = (torch.load(tmp_path / f"{rank}.pth") for rank in range(2))
     assert first == ([0] * 6 if averaged else [0, 0, 1, 1, 1, 1])
     assert second == [0] * 6
+
+
+@pytest.mark.parametrize("managed", [False, True])
+@pytest.mark.parametrize("zero_first", [False, True])
+@pytest.mark.parametrize("passes", [1, 2, 4])
+def test_passes_that_each_move_the_estimates_are_told(monkeypatch, passes, zero_first, managed):
+    """Not where a norm serves two levels in a pass, nor for steps that are left out at first."""
+    said = []
+    monkeypatch.setattr(drift, "warn", said.append)
+    monkeypatch.setattr(drift, "_told", set())
+    conv, norm = WSConv2d(3, 8, 3), BatchChannelNorm2d(8, 2, estimate=True)
+    model = nn.Sequential(conv, norm)
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    estimates = StepEstimates(model)
+    for step in range(25):
+        if zero_first:
+            optimizer.zero_grad()
+        for number in range(passes):
+            if managed:
+                estimates.begin_pass()
+            loss = sum(model(torch.randn(1, 3, size, size)).square().mean() for size in (6, 9))
+            if not (zero_first or number):
+                optimizer.zero_grad()  # as Detectron2 does, between forward and backward
+            loss.backward()
+            if managed:
+                estimates.end_pass(last=number == passes - 1)
+        if step >= 3:
+            optimizer.step()
+    assert len(said) == (passes > 1 and not managed)
+    assert all("in each of several passes of an optimizer step" in sentence for sentence in said)
 
 
 def test_what_the_page_names_exists():

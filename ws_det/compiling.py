@@ -18,6 +18,8 @@ def _never() -> bool:
 _known = hasattr(torch.library, "register_fake")
 is_compiling = torch.compiler.is_compiling if _known else _never
 
+# The same in every torch.
+is_traced = getattr(torch.compiler, "is_compiling", getattr(torch._utils, "is_compiling", _never))
 
 # Since torch 2.7; before, an exported graph of BCN calls an operation of ws_det.
 is_exporting = getattr(torch.compiler, "is_exporting", _never)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ws_det import drift
-from ws_det.compiling import is_exporting, is_transformed
+from ws_det.compiling import is_exporting, is_traced, is_transformed
 from ws_det.errors import InputError
 from ws_det.fuse import fx_node
 from ws_det.fused_bcn import batch_channel_norm
@@ -112,6 +112,12 @@ class EstBatchNorm2d(nn.InstanceNorm2d):
             self.num_batches_tracked.add_(1)
         else:
             self.num_batches_tracked.add_(first_time(self.num_batches_tracked))
+            self._watch()
+
+    @torch.jit.unused
+    def _watch(self) -> None:
+        # StepEstimates looks after them itself, and a compiled graph has no place to look from
+        if self.keep_finite and not is_traced() and not is_repeated():
             drift.watch(self)
 
     def learns(self) -> bool:
