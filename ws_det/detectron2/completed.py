@@ -90,6 +90,9 @@ def check_values(cfg: DictConfig, path: str) -> None:
             raise InputError(f"train.{key}={value}: give a whole number, {least} or more")
     if not isinstance(cfg.train.output_dir, str):
         raise InputError(f"train.output_dir={cfg.train.output_dir}: give a folder")
+    images = cfg.dataloader.train.total_batch_size
+    if not _is_whole(images) or images < 1:
+        raise InputError(f"dataloader.train.total_batch_size={images}: give a whole number from 1")
     for key, known in _KEYWORDS.items():
         if key != "clip_grad" or cfg.train.get(key) is not None:
             _check_keywords(cfg.train[key], f"train.{key}", known)

@@ -14,6 +14,8 @@ from ws_det.coco import read_annotations
 from ws_det.detectron2.mapper import NamedMapper as NamedMapper  # its name is public here too
 from ws_det.detectron2.set_files import Findings, Wants, check_set
 from ws_det.errors import InputError
+from ws_det.mending.entries import mend_categories
+from ws_det.mending.tally import Tally
 
 PARTS = ("train", "val")
 DATA_ROOT = "data_root"  # what the sets below --data-root are called
@@ -61,7 +63,10 @@ def category_names(name: str) -> list[str] | None:
     """
     _check_registered(name)
     path = MetadataCatalog.get(name).get("json_file")
-    return None if path is None else _names(path, read_annotations(path))
+    if path is None:
+        return None
+    categories = mend_categories(read_annotations(path)["categories"], Tally(path))
+    return _names(path, categories)
 
 
 def check_sets(
@@ -81,7 +86,7 @@ def check_sets(
         InputError: For the first fault found.
     """
     wants = wants or Wants(test_sets=names)
-    found = Findings({}, {}, [])
+    found = Findings({}, {}, [], {})
     first: tuple[str, list[str]] | None = None
     empty = 0
     for name in dict.fromkeys(names):
@@ -90,7 +95,7 @@ def check_sets(
         if content is None:
             continue
         path = MetadataCatalog.get(name).json_file
-        own = _names(path, content)
+        own = _names(path, content["categories"])
         wrong = [count for count in num_classes if count != len(own)]
         if wrong:
             way_out = "pass --data-root FOLDER, which sets both"
@@ -128,9 +133,9 @@ def _check_registered(name: str) -> None:
         )
 
 
-def _names(path: str, content: dict[str, Any]) -> list[str]:
+def _names(path: str, categories: Sequence[dict[str, Any]]) -> list[str]:
     try:
-        ordered = sorted(content["categories"], key=lambda category: category["id"])
+        ordered = sorted(categories, key=lambda category: category["id"])
     except TypeError:
         raise InputError(f"the categories of {path} have no ids of one type: correct it") from None
     return [str(category["name"]) for category in ordered]

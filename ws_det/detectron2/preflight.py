@@ -22,6 +22,7 @@ from ws_det.detectron2.proposals import check_proposals
 from ws_det.detectron2.recipe import Recipe, YamlRecipe
 from ws_det.detectron2.set_files import Findings
 from ws_det.detectron2.stream import check_workers
+from ws_det.detectron2.trial import try_loaders
 from ws_det.detectron2.tta import check_tta
 from ws_det.detectron2.weights import loaded_model, local_file, model_in, resume_point
 from ws_det.errors import InputError, first_line
@@ -74,6 +75,8 @@ def check(
     if isinstance(recipe, YamlRecipe):
         check_proposals(recipe.cfg, test=test)
     found.notes.extend(check_evaluators(recipe))
+    with _one_sentence("loader of images"):
+        try_loaders(recipe, found, wants.train_sets)
     model = build_model(recipe)
     if recipe.tta["enabled"]:
         check_tta(model)

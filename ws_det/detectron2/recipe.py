@@ -130,17 +130,23 @@ class LazyRecipe:
         """What Detectron2's ``LRScheduler`` hook takes."""
         return instantiate(self.cfg.lr_multiplier)
 
+    def train_mapper(self) -> NamedMapper | None:
+        """That of the training images, if the config names one."""
+        mapper = copy.deepcopy(self.cfg.dataloader.train.get("mapper"))
+        if mapper is None:
+            return None
+        flip_maps = [MetadataCatalog.get(n).get("keypoint_flip_map") for n in self.train_sets[:1]]
+        if flip_maps not in ([], [None]) and mapper.get("use_keypoint"):
+            # the config's own may be those of COCO
+            mapper.keypoint_hflip_indices = create_keypoint_hflip_indices(self.train_sets)
+        return NamedMapper(instantiate(mapper))
+
     def build_train_loader(self, seed: int, skip: int) -> Any:
         """See ``stream.build_train_loader``; another loader of the config's stays as it is."""
         seed_sampler(seed)
         loader = copy.deepcopy(self.cfg.dataloader.train)
-        flip_maps = [MetadataCatalog.get(n).get("keypoint_flip_map") for n in self.train_sets[:1]]
-        if "mapper" in loader:
-            known = flip_maps not in ([], [None])
-            if known and loader.mapper.get("use_keypoint"):  # the config's own may be those of COCO
-                flips = create_keypoint_hflip_indices(self.train_sets)
-                loader.mapper.keypoint_hflip_indices = flips
-            loader.mapper = NamedMapper(instantiate(loader.mapper))
+        if mapper := self.train_mapper():
+            loader.mapper = mapper
         if _located(loader._target_) is build_detection_train_loader:
             loader._target_ = build_train_loader
             loader.seed, loader.skip = seed, skip

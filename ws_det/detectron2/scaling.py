@@ -7,6 +7,7 @@ from detectron2.engine import DefaultTrainer
 from ws_det.batch import Batch
 from ws_det.detectron2.recipe import Recipe, YamlRecipe
 from ws_det.errors import InputError
+from ws_det.masks import is_finite
 from ws_det.scaling import learning_rate
 
 
@@ -36,6 +37,11 @@ def follow_batch(recipe: Recipe, processes: int, auto_scale_lr: bool) -> tuple[R
         if auto_scale_lr:
             raise InputError("--auto-scale-lr finds no optimizer.lr in the config: give it one")
         return recipe, "learning rate as the optimizer has it"
+    if not is_finite(rate):
+        raise InputError(
+            f"the learning rate {rate!r} is no number: give optimizer.lr (in a yaml config "
+            f"SOLVER.BASE_LR) one"
+        )
     batch = Batch(processes, recipe.batch_size // processes, recipe.accumulation)
     rate, line = learning_rate(rate, batch, base, scale=auto_scale_lr)
     if auto_scale_lr:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from detectron2.data import Metadata, MetadataCatalog
 
 from ws_det.annotations import Mended, mend_content
-from ws_det.coco import check_annotations, check_images, check_shapes, read_content
+from ws_det.coco import check_images, check_shapes, read_content
 from ws_det.detectron2.images import check_kinds
 from ws_det.detectron2.keypoints import fill_keypoints, keypoint_metadata
 from ws_det.detectron2.mapper import NO_POLYGONS
@@ -48,11 +48,13 @@ class Findings(NamedTuple):
         contents: The annotation files that had to be mended, of each such set.
         metadata: What Detectron2 has to know besides, of every set.
         notes: What was mended or is not used, a line for each file.
+        images: The path of an image of each set, and how many there are, where they are known.
     """
 
     contents: dict[str, dict[str, Any]]
     metadata: dict[str, dict[str, Any]]
     notes: list[str]
+    images: dict[str, tuple[str, int]]
 
 
 def check_set(name: str, wants: Wants, num_classes: int | None, found: Findings) -> Any:
@@ -81,9 +83,11 @@ def check_set(name: str, wants: Wants, num_classes: int | None, found: Findings)
     if path is None:
         return None
     content, is_plain = read_content(path)
-    check_annotations(content, f"the annotation file {path}")
     _check_images(metadata, content["images"], wants.own_mapper)
     if in_coco:
+        if metadata.get("image_root") is not None:
+            first = image_path(metadata.image_root, content["images"][0]["file_name"])
+            found.images[name] = first, len(content["images"])
         return _mended(metadata, content, is_plain, wants, found)
     check_shapes(path, content)
     return content
@@ -107,16 +111,26 @@ def _mended(
     if training and wants.mask_format == "polygon":
         _check_polygons(path, content.get("annotations", []))
     if wants.keypoints:
-        given = keypoint_metadata(name, content["categories"], wants.num_keypoints)
-        found.metadata[name].update(given)
-        count = len(given.get("keypoint_names") or metadata.keypoint_names)
-        content, filled = fill_keypoints(path, content, count)
+        content, filled = _with_keypoints(metadata, content, wants, found)
         changed, notes = changed or bool(filled), [*notes, *filled]
     if changed or not is_plain:
         found.contents[name] = content
     if notes:
         found.notes.append(Mended(content, changed, notes).describe(path))
     return content
+
+
+def _with_keypoints(
+    metadata: Metadata, content: dict[str, Any], wants: Wants, found: Findings
+) -> tuple[dict[str, Any], list[str]]:
+    count = wants.num_keypoints
+    if metadata.name in wants.train_sets:
+        given = keypoint_metadata(metadata.name, content["categories"], count)
+        found.metadata[metadata.name].update(given)
+        count = len(given.get("keypoint_names") or metadata.keypoint_names)
+    if count is None or not content.get("annotations"):
+        return content, []
+    return fill_keypoints(metadata.json_file, content, count)
 
 
 def _check_polygons(path: str, things: Sequence[Mapping[str, Any]]) -> None:

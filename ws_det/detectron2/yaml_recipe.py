@@ -101,13 +101,17 @@ class YamlRecipe:
         """What Detectron2's ``LRScheduler`` hook takes."""
         return build_lr_scheduler(self.cfg, optimizer)
 
+    def train_mapper(self) -> NamedMapper:
+        """That of the training images."""
+        return NamedMapper(DatasetMapper(self.cfg, is_train=True))
+
     def build_train_loader(self, seed: int, skip: int) -> Any:
         """See ``stream.build_train_loader``."""
         seed_sampler(seed)
         cfg = self.cfg.clone()
         cfg.SEED = seed  # that of some samplers
         arguments = build_detection_train_loader.from_config(cfg)
-        arguments["mapper"] = NamedMapper(arguments["mapper"])
+        arguments["mapper"] = self.train_mapper()
         return build_train_loader(**arguments, seed=seed, skip=skip)
 
     def build_precise_loader(self, seed: int) -> Any:
