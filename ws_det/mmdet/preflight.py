@@ -18,6 +18,7 @@ from ws_det.mmdet.annotations import Reading
 from ws_det.mmdet.building import building, check_loaders, check_optimization
 from ws_det.mmdet.data import check_data
 from ws_det.mmdet.evaluators import check_evaluators
+from ws_det.mmdet.settings import check_settings
 
 _REMEDY = (
     "give weights trained with WS, as open-mmlab://jhu/resnet50_gn_ws, or train from scratch with "
@@ -46,6 +47,7 @@ def check_training(cfg: Config, force: bool = False) -> list[Reading]:
         raise InputError(
             "--amp needs a GPU, MMEngine's AmpOptimWrapper refuses to run without: leave it out"
         )
+    check_settings(cfg, ("train", "val"))
     check_evaluators(cfg, ("val",))
     check_loaders(cfg, ("train", "val"))
     readings = check_data(cfg, ("train", "val"))
@@ -77,6 +79,7 @@ def check_test(cfg: Config, force: bool = False) -> list[Reading]:
     """
     check_writable(cfg.work_dir, "--work-dir")
     state = _weights(cfg.load_from)  # first: a mistyped name must not wait for the data
+    check_settings(cfg, ("test",))
     check_evaluators(cfg, ("test",))
     check_loaders(cfg, ("test",))
     readings = check_data(cfg, ("test",))
