@@ -165,6 +165,10 @@ NO_ENTRY = {
     "a category without an id": (
         lambda c: c["categories"][1].pop("id"), ["categories", "'id'", "number 2"]),
     "an id that is none": (lambda c: c["images"][1].update(id=[2]), ["number 2", "the id [2]"]),
+    "true for an id": (lambda c: c["images"][1].update(id=True), ["number 2", "the id True"]),
+    "one number in two texts": (
+        lambda c: [i.update(id=text) for i, text in zip(c["images"], ("5", "05"))],
+        ["no annotation", "like '5'"]),
     "an image id twice": (lambda c: c["images"][1].update(id=1), ["two images", "the id 1"]),
     "a category id twice": (lambda c: c["categories"][1].update(id=3), ["two categories", "id 3"]),
 }  # fmt: skip

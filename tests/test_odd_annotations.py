@@ -66,6 +66,7 @@ def check_equal(mended: Mended, file: OddFile, use: Use) -> None:
     known = [{i["id"]: i["file_name"] for i in c["images"]} for c in (content, file.clean)]
     names = [{i["id"]: i["name"] for i in c["categories"]} for c in (content, file.clean)]
     assert [*known[0].values()] == [*known[1].values()] and {*names[0].values()} == {"box", "bar"}
+    assert len(content["images"]) == len(known[1]) and len(content["categories"]) == 2
     if "all ids as text" in file.oddities:
         assert all(isinstance(key, str) for names_ in (known[0], names[0]) for key in names_)
     if use.images:

@@ -17,7 +17,6 @@ _LEAST = 1e-300  # of an area
 _HEAD = 2**20  # bytes in which the first results are
 _NO_POLYGON = re.compile(rb'"segmentation"\s*:\s*\[\s*\]')
 _NO_SIDES = re.compile(rb'"bbox"\s*:\s*\[[^,\]]*,[^,\]]*,[^\]]*-')  # a sign in the last two numbers
-_NO_CROWD = re.compile(rb'"iscrowd"\s*:(?!\s*[01]\s*[,}])')
 # In a list of polygons, one of less than six numbers.
 _FEW_CORNERS = re.compile(rb"[\[,]\s*\[(?:[^,\[\]]*,){0,4}[^,\[\]]*\]")
 
@@ -71,10 +70,9 @@ def _has_all(known: Any, path: str, kind: str) -> bool:
     if kind == "segm" and (_NO_POLYGON.search(content) or _FEW_CORNERS.search(content)):
         return False
     return (
-        content.count(key) == content.count(b'"iscrowd"') == len(ids)
+        content.count(key) == len(ids)
         and b"null" not in content
         and not _NO_SIDES.search(content)
-        and not _NO_CROWD.search(content)
         and len(known.get_ann_ids(area_rng=_EVERY)) == len(ids)
         and len(known.get_ann_ids(known.get_img_ids(), known.get_cat_ids())) == len(ids)
         and not any(_lacks_area(thing) for thing in known.load_anns(no_area))
