@@ -317,7 +317,8 @@ def test_a_large_set_is_compared_in_part(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    place = folder()
+    place, seen, size = folder(), [], sizes.image_size
+    monkeypatch.setattr(sizes, "image_size", lambda path, turn: seen.append(path) or size(path))
     now = iter(range(0, 1000, 9))  # seconds
     monkeypatch.setattr(sizes.time, "monotonic", lambda: float(next(now)))
     content["images"] += [{**content["images"][1], "id": key} for key in range(3, 12)]
@@ -326,6 +327,7 @@ def test_a_large_set_is_compared_in_part(
         False, ["compared the sizes of 2 of 11 images with the files"],
     )  # fmt: skip
     assert capsys.readouterr().err == "comparing sizes of images: 1 of 11, 10 s more\n"
+    assert not seen[0].endswith("1.jpg")  # not in the order of the file
 
 
 def test_a_missing_image_is_named(content: dict[str, Any], tmp_path: Path) -> None:

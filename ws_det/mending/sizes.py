@@ -115,7 +115,7 @@ def _refuse(
 ) -> None:
     path = image_path(folder, image.get("file_name"))
     said, size = _said(image), image_size(path, turn)
-    is_turned = turn and said == image_size(path, turn=False)
+    is_turned = said == image_size(path, turn=False)
     reason = "for its EXIF orientation turns it, " if is_turned else ""
     way_out = (
         "write the height and width of the upright images into the file if its boxes are in their "
