@@ -96,6 +96,9 @@ def test_the_saved_config_takes_up_the_run(kind, coco_set, tmp_path, monkeypatch
     trained = [images[:8], images[8:]]  # 4 steps of 2 images, then the evaluation
     assert len(seen) == 4 + len(trained[1]) and seen == trained[0][4:] + trained[1]
     assert_same(final(whole), final(resumed))
+    # The machine is not the config's: what begins without a GPU may go on with one.
+    device = "device: cuda" if kind == "lazy" else "DEVICE: cuda"
+    assert device in (whole / "config.yaml").read_text()
 
 
 def final(folder: Path) -> dict:

@@ -69,6 +69,7 @@ def test_yaml(config, flag, tmp_path, capsys):
     run(Job(config, given, eval_only=True, tta=flag))
     closing = capsys.readouterr().out.splitlines()[-1]
     cfg = load_recipe(config, given).cfg
+    cfg.MODEL.DEVICE = "cpu"
     model = build_model(cfg)
     DetectionCheckpointer(model).load(str(path))
     results, detections = of_detectron2(cfg, model, "own_val", tmp_path / "theirs")

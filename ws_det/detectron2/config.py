@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
 
-import torch
 from detectron2.config import CfgNode, LazyConfig
 from detectron2.data import MetadataCatalog
 from detectron2.utils.registry import locate
@@ -92,11 +91,6 @@ def _applied(
     (_override_lazy if lazy else _override_yaml)(cfg, options)
     if lazy:
         check_values(cfg, path)
-    if not torch.cuda.is_available():
-        if lazy:
-            cfg.train.device = "cpu"
-        else:
-            cfg.MODEL.DEVICE = "cpu"
     recipe = kind(cfg)
     recipe.base_batch = base_batch or recipe.base_batch  # the learning rate is for the config's own
     return recipe

@@ -16,6 +16,7 @@ from ws_det import convert, fit, stock
 from ws_det.checkpoint import load_checkpoint, save_checkpoint
 from ws_det.detectron2 import norms
 from ws_det.detectron2.config import load_recipe
+from ws_det.detectron2.loop import convert_for_loop
 from ws_det.detectron2.preflight import build_model
 from ws_det.detectron2.recipe import LazyRecipe, Recipe
 from ws_det.detectron2.registry import PARTS
@@ -156,7 +157,7 @@ def _stock_lazy(cfg: DictConfig) -> tuple[DictConfig, list[str]]:
         for key in list(node) if isinstance(node, DictConfig) else range(len(node)):
             child = node._get_node(key)
             here = f"{path}[{key}]" if isinstance(node, ListConfig) else f"{path}.{key}".lstrip(".")
-            if _calls(child, convert.convert_to_ws):
+            if _calls(child, convert.convert_to_ws, convert_for_loop):
                 module = child.module
                 settings.append(f"{here} = {here}.module")
                 node[key] = module
@@ -169,9 +170,9 @@ def _stock_lazy(cfg: DictConfig) -> tuple[DictConfig, list[str]]:
     return changed, settings
 
 
-def _calls(node: Any, function: Any) -> bool:
+def _calls(node: Any, *functions: Any) -> bool:
     target = node.get("_target_") if isinstance(node, DictConfig) else None
-    return (locate(target) if isinstance(target, str) else target) is function
+    return (locate(target) if isinstance(target, str) else target) in functions
 
 
 def _stock_norm(norm: Any) -> tuple[Any, str] | None:

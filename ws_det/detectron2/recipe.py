@@ -61,7 +61,8 @@ class LazyRecipe:
         self.on_nan: str = train.get("on_nan", "stop")
         self.tta: dict[str, Any] = settings(train.get("tta"))
         self.precise_bn, self.expected = None, []  # which yaml configs have
-        self.device: str = train.device
+        # Not in the config: what a machine without a GPU saves may go on where one is.
+        self.device: str = train.device if torch.cuda.is_available() else "cpu"
         self.batch_size: int = int(cfg.dataloader.train.total_batch_size)
         # Images of a step that the learning rate is for.
         self.base_batch: int = self.batch_size * self.accumulation

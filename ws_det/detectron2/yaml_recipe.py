@@ -47,7 +47,7 @@ class YamlRecipe:
         precise = cfg.TEST.PRECISE_BN
         self.precise_bn: int | None = precise.NUM_ITER if precise.ENABLED else None
         self.expected: list[Any] = cfg.TEST.EXPECTED_RESULTS
-        self.device: str = cfg.MODEL.DEVICE
+        self.device: str = cfg.MODEL.DEVICE if torch.cuda.is_available() else "cpu"
         self.batch_size: int = solver.IMS_PER_BATCH
         self.base_batch: int = self.batch_size * self.accumulation
         self.train_sets, self.test_sets = list(cfg.DATASETS.TRAIN), list(cfg.DATASETS.TEST)
