@@ -15,6 +15,7 @@ from tests import hostile_sets
 from ws_det.detectron2.data import NamedMapper, category_names, check_sets, register_set
 from ws_det.detectron2.set_files import Wants
 from ws_det.errors import InputError
+from ws_det.paths import find_config
 
 
 @pytest.fixture
@@ -156,3 +157,55 @@ def test_hostile_annotations(tmp_path, capsys):
     with capsys.disabled():
         print(f"\nhostile annotations before a training with Detectron2: {dict(outcomes)}")
     assert min(outcomes.values()) > 30
+
+
+def without_annotations(content):
+    content["annotations"] = []
+
+
+def only_crowds(content):
+    for thing in content["annotations"]:
+        thing.update(iscrowd=1)
+
+
+def test_a_set_of_images_without_objects_beside_another(copied):
+    """Detectron2 trains on them all together: one may be background, not both."""
+    both = ["broken_train", "broken_val"]
+    edit(copied, "val", without_annotations)
+    check_sets(both, [2], Wants(train_sets=both))
+    with pytest.raises(InputError, match=r"instances_val2017\.json has nothing to learn from"):
+        check_sets(both, [2], Wants(train_sets=["broken_val"]))
+    edit(copied, "train", only_crowds)
+    with pytest.raises(InputError, match="broken_train, broken_val have nothing to learn from"):
+        check_sets(both, [2], Wants(train_sets=both))
+
+
+def test_a_test_whose_truth_is_not_published(copied):
+    """COCO's test-dev has no list of annotations; an empty one is a fault."""
+    edit(copied, "val", lambda content: content.pop("annotations"))
+    wants = Wants(test_sets=["broken_val"], masks=True, keypoints=True, num_keypoints=17)
+    assert check_sets(["broken_val"], [2], wants).notes == []
+    edit(copied, "val", without_annotations)
+    with pytest.raises(InputError, match="nothing to evaluate by"):
+        check_sets(["broken_val"], [2], wants)
+
+
+def test_a_model_with_masks_and_a_set_without(copied):
+    """The sentence names a config that is supplied."""
+    edit(copied, "train", lambda c: [thing.pop("segmentation") for thing in c["annotations"]])
+    with pytest.raises(InputError, match="12 are without a mask") as refused:
+        check_sets(["broken_train"], [2], Wants(train_sets=["broken_train"], masks=True))
+    assert find_config(str(refused.value).split()[-1])
+    check_sets(["broken_train"], [2], Wants(train_sets=["broken_train"]))
+
+
+def test_run_lengths_for_a_loader_of_polygons(copied):
+    """Both ways to say it, as Detectron2's own options. Crowds are left out by its mapper."""
+    rle = {"size": [64, 96], "counts": [0, 64 * 96]}
+    edit(copied, "train", lambda c: c["annotations"][0].update(segmentation=rle, iscrowd=1))
+    wants = Wants(train_sets=["broken_train"], masks=True, mask_format="polygon")
+    check_sets(["broken_train"], [2], wants)
+    edit(copied, "train", lambda c: c["annotations"][1].update(segmentation=rle))
+    with pytest.raises(InputError, match=r"annotation 2 .*mask_format=bitmask .*MASK_FORM"):
+        check_sets(["broken_train"], [2], wants)
+    check_sets(["broken_train"], [2], wants._replace(mask_format="bitmask"))

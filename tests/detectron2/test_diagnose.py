@@ -6,6 +6,7 @@ Oracle: a channel killed by hand, and a block written out on the inputs that it 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from tests.conftest import write_set
 from tests.detectron2.parts import TINY, yaml_config
 from tests.detectron2.test_folding import LAZY, settled_model
+from tests.detectron2.test_mended import make_odd
 from tools import diagnose
 from ws_det.detectron2 import diagnose as adapter
 from ws_det.diagnostics import channel_statistics
@@ -135,3 +137,17 @@ def test_a_frozen_norm_counts() -> None:
     model[0].bias[1] = -9
     x = torch.randn(1, 3, 2, 4, 4)
     assert channel_statistics(model, x)["0"].nearly_dead.tolist() == [False, True]
+
+
+def test_odd_annotations_do_not_matter(coco_set: Path, tmp_path: Path) -> None:
+    """Oracle: the set with an ordinary file."""
+    config, checkpoint = trained("lazy", "GN", tmp_path)
+    odd = Path(shutil.copytree(coco_set, tmp_path / "odd"))
+    for path in odd.glob("annotations/*.json"):
+        path.write_text(make_odd(json.loads(path.read_text())))
+    found, expected = (
+        adapter.diagnose(str(config), str(checkpoint), 2, str(root)) for root in (odd, coco_set)
+    )
+    assert found.keys() == expected.keys()
+    for name, statistics in found.items():
+        assert torch.equal(statistics.mean, expected[name].mean), name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import shutil
 
 import numpy as np
@@ -132,12 +133,26 @@ def test_pickled_weights_of_other_norms(refuse, tmp_path):
     assert "truncated" in refuse(f"train.init_checkpoint={tmp_path}/R.pkl")
 
 
-def test_damaged_image_in_a_process_is_one_sentence(refusal, coco_set, tmp_path):
-    """It shows only while training, in a spawned process. Oracle: the name of the broken file."""
+@pytest.mark.parametrize("where", [("--num-gpus", 2), ("dataloader.train.num_workers=1",)])
+def test_damaged_image_is_one_sentence(refusal, coco_set, tmp_path, where):
+    """It shows only while training, in a spawned process, or in a worker of one process.
+
+    Oracle: the name of a broken file.
+    """
     root = tmp_path / "set"
     shutil.copytree(coco_set, root)
-    for path in root.glob("train2017/*.jpg"):
-        path.write_bytes(path.read_bytes()[:300])
-    flags = ["--config-file", DEMO, "--data-root", root, "--num-gpus", 2, "--dist-url", "auto"]
+    for path in root.glob("train2017/[1-9].jpg"):
+        path.write_bytes(path.read_bytes()[:700])
+    flags = ["--config-file", DEMO, "--data-root", root, *where, "--dist-url", "auto"]
     sentence = refusal(train_detectron2, *flags, f"train.output_dir={tmp_path / 'out'}")
-    assert ".jpg cannot be read" in sentence and "replace it" in sentence
+    words = r"error: the image \S+[1-9]\.jpg cannot be read \(.*\): replace it"
+    assert re.fullmatch(words, sentence), sentence
+    assert (tmp_path / "out").exists()
+
+
+def test_a_damaged_first_image_is_found_before_the_start(refuse, coco_set, tmp_path):
+    root = tmp_path / "set"
+    shutil.copytree(coco_set, root)
+    path = root / "train2017/0.jpg"
+    path.write_bytes(path.read_bytes()[:700])
+    assert "0.jpg cannot be read" in refuse(root=root)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import quote
 
@@ -58,6 +59,13 @@ def registered_anew(sets: Mapping[str, Mapping[str, Any]]) -> Iterator[None]:
             catalog.data.pop(name, None)
             if old is not None:
                 catalog.data[name] = old
+
+
+@contextmanager
+def read_for_now(found: Findings) -> Iterator[None]:
+    """Read sets as they were mended, where there is no folder of a run."""
+    with TemporaryDirectory() as folder, registered_anew(write_copies(found, folder)):
+        yield
 
 
 def _register(name: str, changes: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import chain, islice
 
 from ws_det.channel_report import counted
+from ws_det.detectron2.copies import read_for_now
 from ws_det.detectron2.data import check_sets
 from ws_det.detectron2.folding import load_detector
 from ws_det.diagnostics import ChannelStatistics, channel_statistics
@@ -38,9 +39,10 @@ def diagnose(
     recipe, model = load_detector(config, checkpoint, options, data_root)
     if not recipe.test_sets:
         raise InputError(f"the config {config} has no test set: give --data-root FOLDER")
-    check_sets(recipe.test_sets, recipe.num_classes())
+    found = check_sets(recipe.test_sets, recipe.num_classes())
     model.to(recipe.device)
-    loaders = [recipe.build_test_loader(name) for name in recipe.test_sets]
+    with read_for_now(found):
+        loaders = [recipe.build_test_loader(name) for name in recipe.test_sets]
     # One by one, whatever the config's batch, so that no image is padded for another.
     singles = ([image] for batch in chain.from_iterable(loaders) for image in batch)
     total = min(images, sum(len(loader.dataset) for loader in loaders))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os.path as osp
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import nn
 from ws_det import fit
 from ws_det.checkpoint import below, load_checkpoint
 from ws_det.checks import check_gpus, check_writable
+from ws_det.detectron2.copies import read_for_now
 from ws_det.detectron2.data import check_sets
 from ws_det.detectron2.evaluators import check_evaluators
 from ws_det.detectron2.placing import is_pretrained, split_query, trunk
@@ -73,7 +74,8 @@ def check(
     _check_expected(recipe.expected, recipe.test_sets)
     found = check_sets(sets, recipe.num_classes(), wants)
     if isinstance(recipe, YamlRecipe):
-        check_proposals(recipe.cfg, test=test)
+        with read_for_now(found) if recipe.cfg.MODEL.LOAD_PROPOSALS else nullcontext():
+            check_proposals(recipe.cfg, test=test)
     found.notes.extend(check_evaluators(recipe))
     with _one_sentence("loader of images"):
         try_loaders(recipe, found, wants.train_sets)

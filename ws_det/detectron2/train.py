@@ -30,7 +30,7 @@ from ws_det.detectron2.scaling import follow_batch
 from ws_det.detectron2.testing import evaluate, evaluate_augmented, verify
 from ws_det.detectron2.trainer import AccumulatingTrainer
 from ws_det.detectron2.weights import SafeCheckpointer, next_run_in
-from ws_det.errors import InputError
+from ws_det.errors import InputError, one_sentence
 from ws_det.guard import NanGuard
 from ws_det.leaving import leave_group
 from ws_det.lock import alone_in
@@ -126,7 +126,7 @@ def _work(job: Job, sets: Mapping[str, Mapping[str, Any]], notes: Sequence[str])
         notes: On the sets, to be logged.
     """
     recipe, line = _load(job, comm.get_world_size())
-    with registered_anew(sets):
+    with one_sentence(), registered_anew(sets):
         _run(job, recipe, line, notes)
     leave_groups()
 

@@ -13,7 +13,7 @@ from ws_det.detectron2.copies import registered_anew
 from ws_det.detectron2.mapper import is_detectron2s
 from ws_det.detectron2.recipe import Recipe
 from ws_det.detectron2.set_files import Findings
-from ws_det.images import image_size
+from ws_det.images import image_size, opened
 
 _MOST = 10_000
 
@@ -27,6 +27,7 @@ def try_loaders(recipe: Recipe, found: Findings, train_sets: Sequence[str]) -> N
         train_sets: Those of the run, none where it evaluates alone.
 
     Raises:
+        InputError: If that image is damaged.
         Exception: Whatever is raised by what the config names.
     """
     if not {*train_sets, *recipe.test_sets} <= found.images.keys():
@@ -49,6 +50,8 @@ def try_loaders(recipe: Recipe, found: Findings, train_sets: Sequence[str]) -> N
 def _entry(name: str, path: str) -> dict[str, Any]:
     """A dataset dict with one object that fills the image."""
     height, width = image_size(path)
+    with opened(path) as image:
+        image.load()  # if it is damaged, the loader is not to blame
     thing = {
         "bbox": [0, 0, width, height],
         "bbox_mode": BoxMode.XYWH_ABS,
