@@ -26,6 +26,8 @@ SEEDS = [seed for seed in range(40, 70) if seed % 10 != 9]  # there CocoMetric c
 def of_some_classes(seed: int, file: Path) -> tuple[list[str], list[dict[str, Any]]]:
     """Write the truth of a case; a detector's classes and what it found of them."""
     truth, found = random_case(seed)
+    for thing in truth["annotations"]:
+        del thing["ignore"]  # of which there is a warning
     rng = np.random.default_rng(seed)
     rng.shuffle(truth["categories"])
     file.write_text(json.dumps(truth))
