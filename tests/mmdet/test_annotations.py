@@ -104,6 +104,7 @@ def test_copies(place: Path, odd: Callable[..., Path], tmp_path: Path) -> None:
     log = next(work.glob("*/*.log")).read_text().splitlines()
     told = [line for line in log if "WARNING" in line and str(root) in line]
     assert len(told) == 2 and "computed the area of 6 annotations (the first is id 1)" in told[0]
+    assert all(f"reads {work}/annotations/{name})" in line for name, line in zip(files, told))
 
 
 def test_an_ordinary_set_is_read_as_it_is(checkpoint: Path) -> None:

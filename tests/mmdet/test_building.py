@@ -33,6 +33,7 @@ FAULTS = {
     "train_dataloader = dict(dataset=dict(_delete_=True, type='RepeatDataset', times=2, tims=3, "
     "dataset=dict(type='CocoDataset', ann_file='annotations/instances_train2017.json', "
     "data_prefix=dict(img='train2017/'), pipeline=[])))": ("RepeatDataset takes no 'tims'",),
+    "train_dataloader = dict(dataset=dict(data_prefix=dict(_delete_=True)))": ("no 'img', the",),
     "optim_wrapper = dict(clip_grad=dict(max_norm=(10, 0)))": ("clip_grad with max_norm=(10, 0)",),
     "optim_wrapper = dict(clip_grad=dict(max_nrom=10))": ("clip_grad with max_nrom=10", "'max_"),
     "optim_wrapper = dict(clip_grad=dict(max_norm=0))": ("max_norm=0 cannot", "becomes 0"),

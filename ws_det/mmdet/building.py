@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
+from mmdet.datasets import CocoDataset
 from mmdet.registry import DATASETS, TRANSFORMS
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
@@ -109,7 +110,10 @@ def _check_dataset(node: Any) -> None:
     if not inspect.isclass(cls):
         return
     if issubclass(cls, BaseDataset):
-        DATASETS.build({**copy.deepcopy(node), "lazy_init": True})
+        built = DATASETS.build({**copy.deepcopy(node), "lazy_init": True})
+        takes_img = getattr(cls, "parse_data_info", None) is CocoDataset.parse_data_info
+        if takes_img and "img" not in built.data_prefix:
+            raise KeyError("data_prefix has no 'img', the folder of the images below data_root")
     elif "dataset" in node or "datasets" in node:  # a wrapper, which would read them
         unknown = sorted(node.keys() - (keys_read(node) or node.keys()))
         if unknown:

@@ -96,11 +96,13 @@ def apply(changes: Sequence[Change], get: Callable[[str], Any]) -> None:
                 loader["with_mask"] = False
 
 
-def describe(readings: Sequence[Reading]) -> Iterator[str]:
-    """A line of notes for each file that has any."""
+def describe(readings: Sequence[Reading], changes: Sequence[Change]) -> Iterator[str]:
+    """A line of notes for each file that has any, and where its copy is."""
     told: set[str] = set()
+    paths = {(change.place, change.index): change.path for change in changes}
     for reading in readings:
-        line = reading.mended.describe(reading.path)
+        line, copy = reading.mended.describe(reading.path), paths.get(reading[:2])
+        line += f" (this run reads {copy})" if copy else ""
         if reading.mended.notes and line not in told:
             told.add(line)
             yield line

@@ -44,7 +44,7 @@ class AccumulatingRunner(ResumableRunner):
     def read(self, readings: Sequence[Reading], changes: Sequence[Change]) -> None:
         """Let the data loaders and evaluators, not built yet, read what was mended, and say so."""
         copies.apply(changes, lambda place: getattr(self, f"_{place}"))
-        for line in copies.describe(readings):
+        for line in copies.describe(readings, changes):
             self.logger.warning(line)
 
     def build_evaluator(self, evaluator: Any) -> Evaluator:
