@@ -25,6 +25,7 @@ from tests.conftest import write_set
 from tools import make_shapes_coco
 from ws_det.annotations import Mended, mend_annotations, mend_content
 from ws_det.errors import InputError
+from ws_det.evaluation import progress
 from ws_det.mending import sizes
 
 USES = [dict(training=t, masks=m) for t in (True, False) for m in (True, False)]
@@ -328,6 +329,19 @@ def test_a_large_set_is_compared_in_part(
     )  # fmt: skip
     assert capsys.readouterr().err == "comparing sizes of images: 1 of 11, 10 s more\n"
     assert not seen[0].endswith("1.jpg")  # not in the order of the file
+
+
+def test_long_reading_is_told(
+    content: dict[str, Any],
+    folder: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(progress, "_SECONDS", 0.0)
+    for image in content["images"]:
+        image["width"] = None
+    mended(content, folder=folder())
+    assert capsys.readouterr().err == "reading the sizes of images: 50%, about 0:00:00 left\n"
 
 
 def test_a_missing_image_is_named(content: dict[str, Any], tmp_path: Path) -> None:

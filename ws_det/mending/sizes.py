@@ -39,7 +39,10 @@ def mend_sizes(
     Raises:
         InputError: If a file cannot be read, or has another size.
     """
+    from ws_det.evaluation.progress import Progress  # which imports what imports this
+
     said = [_said(image) for image in images]
+    reading, lacking = Progress("reading the sizes of images"), said.count(None)
     if folder is not None:
         _compare([image for image, size in zip(images, said) if size], folder, tally, turn)
     of_masks = _sizes_of_masks(things) if folder is None and None in said else {}
@@ -50,6 +53,7 @@ def mend_sizes(
             size = of_masks.get(image["id"])
             phrase = "took the height and width of {} from a mask"
         elif size is None:
+            reading.step(lacking)
             size = image_size(image_path(folder, image.get("file_name")), turn)
             phrase = "read the height and width of {} from the file"
         if size is not None and not _has(image, size):
