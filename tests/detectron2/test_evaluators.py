@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from detectron2.config import instantiate
+from detectron2.config import LazyConfig, instantiate
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import (
     COCOEvaluator,
@@ -146,6 +146,9 @@ def test_the_evaluators_of_a_lazy_config(coco_set, tmp_path):
     model = weights_of(recipe, tmp_path / "w.pth")
     kinds = [planned.kind for planned in plan(recipe, "data_root_val")]
     assert kinds == [CocoTwelveEvaluator, COCOEvaluator, AnythingEvaluator]
+    LazyConfig.save(recipe.cfg, str(tmp_path / "saved.yaml"))  # where classes are names
+    saved = plan(load_recipe(str(tmp_path / "saved.yaml")), "data_root_val")
+    assert [planned.kind for planned in saved] == kinds
     results, report = evaluate(recipe, model)
     loader = recipe.build_test_loader("data_root_val")
     first, second = (

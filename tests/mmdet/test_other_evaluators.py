@@ -84,7 +84,10 @@ def report_of(path: Path, weights: Path, root: Path, work_dir: Path) -> dict[str
         "metric=['bbox', 'proposal']",
         pytest.param("metric='proposal_fast'", marks=pytest.mark.sweep),
         pytest.param("metric='bbox', iou_thrs=[0.5, 0.6]", marks=pytest.mark.sweep),
-        "metric=['bbox', 'segm'], metric_items=['mAP', 'mAP_s'], proposal_nums=(1, 10, 100)",
+        pytest.param(
+            "metric=['bbox', 'segm'], metric_items=['mAP', 'mAP_s'], proposal_nums=(1, 10, 100)",
+            marks=pytest.mark.sweep,
+        ),
     ],
 )
 def test_what_cocos_numbers_do_not_have(
@@ -154,7 +157,7 @@ def test_other_evaluators_stay(weights: Path, coco_set: Path, tmp_path: Path, ca
 @pytest.mark.parametrize(
     ("best", "kept"),
     [
-        ("own/number", 1),
+        pytest.param("own/number", 1, marks=pytest.mark.sweep),
         ("own/gone", 0),
         pytest.param("own/text", 0, marks=pytest.mark.sweep),
         pytest.param("auto", 1, marks=pytest.mark.sweep),

@@ -96,7 +96,7 @@ def test_boxes_of_a_detector_with_masks(
 
 
 @pytest.mark.skipif(not THEIRS.is_file(), reason="MMDetection is installed without its tools")
-@pytest.mark.slow
+@pytest.mark.sweep
 def test_a_config_with_its_own(
     coco_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
