@@ -69,6 +69,12 @@ def test_one_of_two_sets_to_learn_from_may_have_no_annotations(copied):
         check_sets(names, [2], Wants(train_sets=names))
 
 
+def test_a_category_that_is_there_twice_is_one(copied):
+    edit(copied, "train", lambda content: content["categories"].append(content["categories"][0]))
+    assert category_names("broken_train") == ["box", "bar"]
+    check_sets(["broken_train", "broken_val"], [2])
+
+
 def test_unknown_set_is_refused():
     with pytest.raises(InputError, match=r"no data set is registered as 'nowhere'.*--data-root"):
         check_sets(["nowhere"], [])
