@@ -231,3 +231,51 @@ def test_a_function_of_ones_own_beside_a_file(coco_set, register, tmp_path):
     with registered_anew({"own_val": {"json_file": "elsewhere"}}):
         assert len(DatasetCatalog.get("own_val")) == 2
         assert MetadataCatalog.get("own_val").json_file == "elsewhere"
+
+
+CONFIG = f"""
+from detectron2.config import LazyConfig
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+import ws_det
+from tests.detectron2.test_own_sets import Path, dicts_of
+
+cfg = LazyConfig.load(ws_det.config_path({DEMO!r}))
+dataloader, lr_multiplier, model, optimizer, train = (
+    cfg[key] for key in ("dataloader", "lr_multiplier", "model", "optimizer", "train")
+)
+for part in ("train", "val"):
+    DatasetCatalog.register(f"by_config_{{part}}", lambda part=part: dicts_of(Path("ROOT"), part))
+    MetadataCatalog.get(f"by_config_{{part}}").thing_classes = ["box", "bar"]
+dataloader.train.dataset.names, dataloader.test.dataset.names = "by_config_train", "by_config_val"
+model.module.roi_heads.num_classes = 2
+"""
+
+
+def test_a_config_that_registers_its_sets(coco_set, tmp_path):
+    """Which Detectron2 loads once in a process, as a set cannot be registered twice."""
+    (tmp_path / "config.py").write_text(CONFIG.replace("ROOT", str(coco_set)))
+    try:
+        run(Job(str(tmp_path / "config.py"), (*STEPS, f"train.output_dir={tmp_path / 'out'}")))
+    finally:
+        for name in ("by_config_train", "by_config_val"):
+            DatasetCatalog.pop(name, None)
+            MetadataCatalog.pop(name, None)
+    assert json.loads((tmp_path / "out/coco_metrics.json").read_text())["images"] == 4
+
+
+@pytest.mark.parametrize(
+    ("config", "masks", "mask_format"),
+    [
+        ("mask_rcnn_R_50_FPN_3x_gn_ws.yaml", True, "polygon"),
+        ("faster_rcnn_R_50_FPN_1x_gn_ws.yaml", False, None),
+        ("retinanet_R_50_FPN_1x_gn_ws.yaml", False, None),
+        ("cascade_mask_rcnn_R_50_FPN_3x_gn_ws.yaml", True, "polygon"),
+        ("mask_rcnn_R_50_FPN_2x_gn_ws.py", True, "polygon"),
+        (DEMO, True, "bitmask"),
+    ],
+)
+def test_what_the_supplied_configs_want(config, masks, mask_format):
+    wants = load_recipe(config).wants()
+    assert (wants.masks, wants.mask_format, wants.own_mapper) == (masks, mask_format, True)
+    assert not wants.keypoints

@@ -94,7 +94,7 @@ def run(
     """
     if job.show_dir:
         check_writable(job.show_dir, "--show-dir")
-    recipe, _ = _load(job, max(processes * machines, 1))
+    loaded = recipe, _ = _load(job, max(processes * machines, 1))
     test = job.eval_only
     with _alone(recipe, job, machine_rank == 0):  # the first process takes the lock over
         found = preflight.check(
@@ -102,7 +102,9 @@ def run(
         )
         sets = write_copies(found, recipe.output_dir)
     try:
-        args = (job, sets, found.notes)
+        # One process stays this one, and a config may register sets, which can be done once.
+        alone = processes * machines == 1
+        args = (job, sets, found.notes, loaded if alone else None)
         launch(_work, processes, machines, machine_rank, dist_url, args=args)
     except ProcessRaisedException as error:
         raise _one_sentence(error) from error
@@ -114,7 +116,12 @@ def run(
         ) from error
 
 
-def _work(job: Job, sets: Mapping[str, Mapping[str, Any]], notes: Sequence[str]) -> None:
+def _work(
+    job: Job,
+    sets: Mapping[str, Mapping[str, Any]],
+    notes: Sequence[str],
+    loaded: tuple[Recipe, str] | None,
+) -> None:
     """What each process does.
 
     After an error it keeps its group, for the others fail as soon as that is gone, and the error
@@ -124,8 +131,9 @@ def _work(job: Job, sets: Mapping[str, Mapping[str, Any]], notes: Sequence[str])
         job: What to do.
         sets: For ``registered_anew``.
         notes: On the sets, to be logged.
+        loaded: As of ``_load``, if this process has done it.
     """
-    recipe, line = _load(job, comm.get_world_size())
+    recipe, line = loaded or _load(job, comm.get_world_size())
     with one_sentence(), registered_anew(sets):
         _run(job, recipe, line, notes)
     leave_groups()
