@@ -234,6 +234,7 @@ def test_several_sets(weights: Path, tmp_path: Path, capsys) -> None:
     assert out.is_file()
 
 
+@pytest.mark.sweep
 def test_truth_of_the_dataset(weights: Path, coco_set: Path, tmp_path: Path) -> None:
     """Without ann_file. Oracle: MMDetection's own, which rounds to three digits."""
     path = config(
@@ -295,8 +296,8 @@ def test_refused_before_anything_is_written(
 
 
 def test_every_spelling_of_coco_metric(tiny_config: Path) -> None:
+    cfg = load_config(str(tiny_config))
     for kind in ("CocoMetric", "mmdet.CocoMetric", "CocoTwelveMetric", CocoMetric):
-        cfg = load_config(str(tiny_config))
         cfg.test_evaluator = dict(type=kind)  # whose metric is boxes
         complete(cfg, "none")
         assert cfg.test_evaluator.type == "CocoTwelveMetric"
