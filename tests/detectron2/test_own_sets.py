@@ -185,11 +185,16 @@ def test_some_boxes_without_sides_are_counted(coco_set, register):
     assert len(found.notes) == 1 and found.notes[0].startswith("1 of 12 boxes of own_train")
 
 
-def test_what_another_mapper_reads_is_not_looked_at(coco_set, register):
+def test_what_another_mapper_reads_is_not_looked_at(register, tmp_path):
     """It may read anything. Oracle: its result."""
     register("own_train", lambda: [{"file_name": "cloud.npy", "depth": 3}])
     check_sets(["own_train"], [2], MASKS._replace(own_mapper=False))
-    assert NamedMapper(lambda entry: entry["depth"])({"file_name": "cloud.npy", "depth": 3}) == 3
+    mapper = NamedMapper(lambda entry: entry["depth"])
+    assert mapper({"file_name": "cloud.npy", "depth": 3}) == 3
+    (tmp_path / "cloud.npy").write_bytes(b"points")
+    for path in (tmp_path / "cloud.npy", tmp_path / "nowhere.jpg"):
+        with pytest.raises(InputError, match=rf"fails on the image {path} \(KeyError: 'depth'\)"):
+            mapper({"file_name": str(path)})
 
 
 @pytest.mark.parametrize(

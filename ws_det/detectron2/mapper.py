@@ -44,10 +44,11 @@ class NamedMapper:
         except InputError:
             raise
         except Exception as error:
-            if local and osp.exists(path):
+            known = local and osp.exists(path) and _is_named_as_image(path)
+            if known:
                 with opened(path) as image:
                     image.load()
-            raise InputError(_sentence(error, dataset_dict, self.mapper)) from error
+            raise InputError(_sentence(error, dataset_dict, self.mapper, known)) from error
 
 
 def is_detectron2s(mapper: Any) -> bool:
@@ -85,8 +86,14 @@ def mask_fault(annotations: list[dict[str, Any]], mask_format: str) -> str | Non
     return None
 
 
-def _sentence(error: Exception, dataset_dict: dict[str, Any], mapper: Any) -> str:
-    """What is wrong although the image is not."""
+def _is_named_as_image(path: str) -> bool:
+    from PIL import Image
+
+    return osp.splitext(path)[1].lower() in Image.registered_extensions()
+
+
+def _sentence(error: Exception, dataset_dict: dict[str, Any], mapper: Any, whole: bool) -> str:
+    """What is wrong although the image is not; ``whole`` if it was looked at."""
     image = f"the image {dataset_dict.get('file_name')}"
     if isinstance(error, SizeMismatchError):
         height, width = image_size(dataset_dict["file_name"])
@@ -103,6 +110,6 @@ def _sentence(error: Exception, dataset_dict: dict[str, Any], mapper: Any) -> st
     reason = f"{type(error).__name__}: {first_line(error)[:160]}"
     other = "" if is_detectron2s(mapper) else ", or the mapper"
     return (
-        f"{type(mapper).__name__} fails on {image}, which can be read ({reason}): correct its "
-        f"dataset dict{other}"
+        f"{type(mapper).__name__} fails on {image}{', which can be read' * whole} ({reason}): "
+        f"correct its dataset dict{other}"
     )
