@@ -61,6 +61,9 @@ class LazyRecipe:
         self.on_nan: str = train.get("on_nan", "stop")
         self.tta: dict[str, Any] = settings(train.get("tta"))
         self.precise_bn, self.expected = None, []  # which yaml configs have
+        loaders = ("dataloader.train", "dataloader.test")
+        files = [OmegaConf.select(cfg, f"{loader}.dataset.proposal_files") for loader in loaders]
+        self.proposals: bool = any(files)  # whether they come from files
         # Not in the config: what a machine without a GPU saves may go on where one is.
         self.device: str = train.device if torch.cuda.is_available() else "cpu"
         self.batch_size: int = int(cfg.dataloader.train.total_batch_size)

@@ -30,8 +30,8 @@ def try_loaders(recipe: Recipe, found: Findings, train_sets: Sequence[str]) -> N
         InputError: If that image is damaged.
         Exception: Whatever is raised by what the config names.
     """
-    if not {*train_sets, *recipe.test_sets} <= found.images.keys():
-        return  # a set without an image of which we know
+    if recipe.proposals or not {*train_sets, *recipe.test_sets} <= found.images.keys():
+        return  # proposals are of the set's own images, or there is none of which we know
     with registered_anew(found.metadata):
         entries = {name: _entry(name, path) for name, (path, _) in found.images.items()}
         for name, entry in entries.items():

@@ -44,6 +44,7 @@ class YamlRecipe:
         self.max_norm: float | None = solver.CLIP_GRAD_NORM or None
         self.on_nan: str = solver.ON_NAN
         self.tta: dict[str, Any] = settings(cfg.TEST.AUG)
+        self.proposals: bool = cfg.MODEL.LOAD_PROPOSALS
         precise = cfg.TEST.PRECISE_BN
         self.precise_bn: int | None = precise.NUM_ITER if precise.ENABLED else None
         self.expected: list[Any] = cfg.TEST.EXPECTED_RESULTS
