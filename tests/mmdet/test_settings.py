@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from tests.conftest import write_set
 from tests.mmdet.odd_runs import new_run, plain_configs, tree, write_config
@@ -30,6 +33,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "train_cfg.max_iters=0", "train_cfg.max_iters=abc", "train_cfg.val_interval=0",
         "default_hooks.checkpoint.interval=abc", "default_hooks.logger.interval=0",
         "log_processor.window_size=abc", "auto_scale_lr.base_batch_size=0", "randomness.seed=abc",
+        "log_level=LOUD", "env_cfg.mp_cfg.mp_start_method=abc",
     ],
 )  # fmt: skip
 def test_refused_before_a_training(
@@ -41,6 +45,21 @@ def test_refused_before_a_training(
     key, _, value = option.partition("=")
     assert key in sentence and value in sentence
     assert tree(tmp_path) == set()
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_a_pipeline_that_fails(
+    place: Path, tmp_path: Path, refusal: Callable[..., str], part: str
+) -> None:
+    new_run()
+    options = ["--work-dir", tmp_path / "work", "--data-root", place / "set"]
+    index = 2 if part == "train" else 1
+    fault = f"{part}_dataloader.dataset.pipeline.{index}.scale=abc"
+    state = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    sentence = refusal(train, place / "masks.py", *options, "--cfg-options", fault)
+    assert f"{part}_dataloader" in sentence and ".jpg" in sentence and tree(tmp_path) == set()
+    assert torch.equal(torch.get_rng_state(), state[0])
+    assert (np.random.get_state()[1].tolist(), random.getstate()) == state[1:]
 
 
 def test_refused_before_a_test(place: Path, tmp_path: Path, refusal: Callable[..., str]) -> None:

@@ -16,6 +16,7 @@ from ws_det.mmdet.classes import check_categories, classes_of, take_classes
 from ws_det.mmdet.heads import heads_in
 from ws_det.mmdet.nodes import with_file
 from ws_det.mmdet.pipelines import check_mask_head, is_maskless
+from ws_det.mmdet.trial import try_pipeline
 
 
 def set_data_root(cfg: Config, root: str, parts: Sequence[str]) -> None:
@@ -95,6 +96,8 @@ def _check_part(cfg: Config, part: str) -> list[Reading]:
         mended = coco.mend_of_dataset(dataset, path, content, folder, classes, wanted)
         mended = mended if is_utf8 else mended.rewritten()
         maskless = not wanted.training and is_maskless(dataset, mended.content)
+        if not maskless:  # which loads masks yet, and will not in the run
+            try_pipeline(cfg, f"{part}_dataloader", dataset, mended.content)
         readings.append(Reading.of(f"{part}_dataloader", index, path, mended, maskless))
     return readings + _of_evaluators(cfg, part, readings)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from multiprocessing import get_all_start_methods
 from typing import Any
 
 from mmdet.registry import (
@@ -21,6 +22,7 @@ from mmengine.registry import DefaultScope, Registry
 from ws_det.errors import InputError
 from ws_det.mmdet.nodes import with_file
 
+_LEVELS = ("NOTSET", "DEBUG", "INFO", "WARN", "WARNING", "ERROR", "CRITICAL", "FATAL")
 Named = Iterator[tuple[str, Any, tuple[Registry, ...]]]
 
 
@@ -42,6 +44,9 @@ def check_settings(cfg: Config, parts: Sequence[str]) -> None:
                     f"{where}.type={kind!r} is in no registry of a {registries[0].name}: correct "
                     f"the name, or import the module that registers it by custom_imports"
                 )
+    for where, value, known in _names(cfg):
+        if value is not None and value not in known:
+            raise InputError(f"{where}={value!r}: give one of {', '.join(known)}")
     for where, value, at_least in _numbers(cfg, parts):
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         whole = is_number and value % 1 == 0  # 9e4 too
@@ -68,6 +73,14 @@ def _named(cfg: Config, parts: Sequence[str]) -> Named:
     for index, backend in enumerate(visualizer.get("vis_backends") or ()):
         yield f"visualizer.vis_backends.{index}", backend, (VISBACKENDS,)
     yield "log_processor", cfg.get("log_processor"), (LOG_PROCESSORS,)
+
+
+def _names(cfg: Config) -> Iterator[tuple[str, Any, Sequence[str]]]:
+    """Settings, their values and the names that they can have."""
+    level = cfg.get("log_level")
+    yield "log_level", None if isinstance(level, int) else level, _LEVELS
+    starts = (cfg.get("env_cfg") or {}).get("mp_cfg") or {}
+    yield "env_cfg.mp_cfg.mp_start_method", starts.get("mp_start_method"), get_all_start_methods()
 
 
 def _numbers(cfg: Config, parts: Sequence[str]) -> Iterator[tuple[str, Any, int]]:
