@@ -14,6 +14,7 @@ import pytest
 import yapf.yapflib.yapf_api
 from mmdet.visualization import DetLocalVisualizer
 from mmengine.hooks import Hook
+from mmengine.logging import MMLogger
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
@@ -97,8 +98,12 @@ def plain_configs() -> Iterator[None]:
 
 
 def new_run() -> None:
-    """Forget the visualizer of the run before, which would draw to its folder."""
+    """Forget visualizer and logger of the run before, which would write to its folder.
+
+    MMEngine has one visualizer for a process, and one logger for all runs that begin in a second.
+    """
     DetLocalVisualizer._instance_dict.clear()
+    MMLogger._instance_dict.clear()
 
 
 def tree(root: Path) -> set[Path]:

@@ -31,6 +31,12 @@ TRAIN, VAL = "annotations/instances_train2017.json", "annotations/instances_val2
 Edit = Callable[[dict[str, Any]], Any]
 
 
+@pytest.fixture(autouse=True)
+def alone() -> None:
+    """Every test is the first run of its process."""
+    new_run()
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with a set, a config with masks, and one without."""
