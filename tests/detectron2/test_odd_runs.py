@@ -27,7 +27,7 @@ from ws_det.detectron2.config import load_recipe
 from ws_det.detectron2.train import Job, run
 from ws_det.errors import InputError
 
-SECONDS = 5.0  # that a refusal may take, after the imports
+SECONDS = 5.0  # of this process, that a refusal may take after the imports
 BOXES = f"""
 from detectron2.config import LazyConfig
 
@@ -116,14 +116,14 @@ def check_run(place, seed):
     parts = ["val"] if job.eval_only else ["train", "val"]
     if job.eval_only:  # it takes the classes from the other file
         files["train"].path.write_text(json.dumps(files["train"].clean))
-    before, out, began = below(place.root), place.root / f"{seed}/out", time.perf_counter()
+    before, out, began = below(place.root), place.root / f"{seed}/out", time.process_time()
     refused = is_refused(files, masks, parts)
     try:
         run(job)
     except InputError as error:
         assert refused, f"{files.names()}: {error}"
         assert str(error).isprintable() and below(place.root) == before
-        return "refused", time.perf_counter() - began
+        return "refused", time.process_time() - began
     assert not refused, files.names()
     if "no list of annotations" not in files["val"].oddities:
         read(files["val"], out, "val", Use(training=False, masks=masks))

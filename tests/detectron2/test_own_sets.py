@@ -28,7 +28,7 @@ from ws_det.detectron2.set_files import Wants
 from ws_det.detectron2.train import Job, run
 from ws_det.errors import InputError
 
-MASKS = Wants(["own_train"], ["own_val"], masks=True, mask_format="polygon")
+MASKS = Wants(["my_train"], ["my_val"], masks=True, mask_format="polygon")
 
 
 def dicts_of(root, part):
@@ -89,10 +89,10 @@ PARTS = (("train", "train"), ("test", "val"))
 def test_a_changed_function_is_not_evaluated_by_its_old_truth(coco_set, register, tmp_path):
     """Detectron2 keeps what it converted. Oracle: the number of images of the new function."""
     dicts = dicts_of(coco_set, "val")
-    register("own_val", lambda: dicts)
+    register("my_val", lambda: dicts)
     weights = tmp_path / "model.pth"
     torch.save({"model": load_recipe(DEMO, [], str(coco_set)).build_model().state_dict()}, weights)
-    options = ["dataloader.test.dataset.names=own_val", "model.module.roi_heads.num_classes=2"]
+    options = ["dataloader.test.dataset.names=my_val", "model.module.roi_heads.num_classes=2"]
     options += [f"train.init_checkpoint={weights}", f"train.output_dir={tmp_path / 'out'}"]
     for count in (4, 2):
         del dicts[count:]
@@ -106,24 +106,24 @@ def test_semantic_dicts_get_their_sizes_from_the_images(coco_set, tmp_path, regi
     masks.mkdir()
     for path in (coco_set / "train2017").iterdir():
         Image.fromarray(np.zeros((64, 96), np.uint8)).save(masks / f"{path.stem}.png")
-    register("own_train", lambda: load_sem_seg(str(masks), str(coco_set / "train2017")))
-    dicts = complete(DatasetCatalog["own_train"])
+    register("my_train", lambda: load_sem_seg(str(masks), str(coco_set / "train2017")))
+    dicts = complete(DatasetCatalog["my_train"])
     mapped = DatasetMapper(True, augmentations=[], image_format="RGB")(dicts[0])
     assert mapped["sem_seg"].shape == mapped["image"].shape[1:] == (64, 96)
     assert {(entry["height"], entry["width"]) for entry in dicts} == {(64, 96)}
-    options = ["dataloader.train.dataset.names=own_train", "dataloader.train.total_batch_size=1"]
+    options = ["dataloader.train.dataset.names=my_train", "dataloader.train.total_batch_size=1"]
     recipe = load_recipe(DEMO, options)
-    assert check_sets(["own_train"], [2], recipe.wants()).notes == []
-    with registered_anew({"own_train": {}}):
+    assert check_sets(["my_train"], [2], recipe.wants()).notes == []
+    with registered_anew({"my_train": {}}):
         assert "sem_seg" in next(iter(recipe.build_train_loader(0, 0)))[0]
 
 
 def test_images_without_annotations_among_others(coco_set, register):
     dicts = dicts_of(coco_set, "train")
     del dicts[0]["annotations"]
-    register("own_train", lambda: dicts)
-    check_sets(["own_train"], [2], MASKS)
-    assert complete(DatasetCatalog["own_train"])[0]["annotations"] == []
+    register("my_train", lambda: dicts)
+    check_sets(["my_train"], [2], MASKS)
+    assert complete(DatasetCatalog["my_train"])[0]["annotations"] == []
     assert "annotations" not in dicts[0]
 
 
@@ -144,7 +144,7 @@ FAULTS = {
     "no mask": (lambda d: d[1]["annotations"][1].pop("segmentation"), "without a 'segm"),
     "two points": (lambda d: fault_of(d[1], segmentation=[[1, 2, 3, 4]]), "no list of polygons"),
     "flat": (lambda d: fault_of(d[1], segmentation=[1, 2, 3, 4, 5, 6]), "no list of polygons"),
-    "empty": (lambda d: d.clear(), "own_train is empty"),
+    "empty": (lambda d: d.clear(), "my_train is empty"),
     "crowds": (lambda d: [t.update(iscrowd=1) for e in d for t in e["annotations"]], "learn from"),
     "flat boxes": (
         lambda d: [t.update(bbox=[1, 1, 1, 9]) for e in d for t in e["annotations"]],
@@ -158,37 +158,37 @@ def test_wrong_dicts_are_refused(coco_set, register, kind):
     change, words = FAULTS[kind]
     dicts = dicts_of(coco_set, "train")
     change(dicts)
-    register("own_train", lambda: dicts)
+    register("my_train", lambda: dicts)
     with pytest.raises(InputError, match=words):
-        check_sets(["own_train"], [2], MASKS)
+        check_sets(["my_train"], [2], MASKS)
 
 
 def test_images_of_one_id_are_refused(coco_set, register):
     dicts = dicts_of(coco_set, "val")
     dicts[3]["image_id"] = dicts[0]["image_id"]
-    register("own_val", lambda: dicts)
-    with pytest.raises(InputError, match="two images of the set own_val have the image_id 1:"):
-        check_sets(["own_val"], [2], MASKS)
+    register("my_val", lambda: dicts)
+    with pytest.raises(InputError, match="two images of the set my_val have the image_id 1:"):
+        check_sets(["my_val"], [2], MASKS)
 
 
 def test_a_function_that_fails_is_named(register):
-    register("own_train", Path("/nowhere.csv").read_text)
-    with pytest.raises(InputError, match=r"own_train fails \(FileNotFoundError: .*nowhere\.csv"):
-        check_sets(["own_train"], [2], MASKS)
+    register("my_train", Path("/nowhere.csv").read_text)
+    with pytest.raises(InputError, match=r"my_train fails \(FileNotFoundError: .*nowhere\.csv"):
+        check_sets(["my_train"], [2], MASKS)
 
 
 def test_some_boxes_without_sides_are_counted(coco_set, register):
     dicts = dicts_of(coco_set, "train")
     dicts[1]["annotations"][0]["bbox"][2] = 0
-    register("own_train", lambda: dicts)
-    found = check_sets(["own_train"], [2], MASKS)
-    assert len(found.notes) == 1 and found.notes[0].startswith("1 of 12 boxes of own_train")
+    register("my_train", lambda: dicts)
+    found = check_sets(["my_train"], [2], MASKS)
+    assert len(found.notes) == 1 and found.notes[0].startswith("1 of 12 boxes of my_train")
 
 
 def test_what_another_mapper_reads_is_not_looked_at(register, tmp_path):
     """It may read anything. Oracle: its result."""
-    register("own_train", lambda: [{"file_name": "cloud.npy", "depth": 3}])
-    check_sets(["own_train"], [2], MASKS._replace(own_mapper=False))
+    register("my_train", lambda: [{"file_name": "cloud.npy", "depth": 3}])
+    check_sets(["my_train"], [2], MASKS._replace(own_mapper=False))
     mapper = NamedMapper(lambda entry: entry["depth"])
     assert mapper({"file_name": "cloud.npy", "depth": 3}) == 3
     (tmp_path / "cloud.npy").write_bytes(b"points")
@@ -230,12 +230,12 @@ def test_a_function_of_ones_own_beside_a_file(coco_set, register, tmp_path):
         del thing["area"]
     path.write_text(json.dumps(content))
     half = dicts_of(coco_set, "val")[:2]
-    register("own_val", lambda: half, json_file=str(path))
-    found = check_sets(["own_val"], [2], MASKS)
-    assert [thing["area"] for thing in found.contents["own_val"]["annotations"][:2]] == [900, 720]
-    with registered_anew({"own_val": {"json_file": "elsewhere"}}):
-        assert len(DatasetCatalog.get("own_val")) == 2
-        assert MetadataCatalog.get("own_val").json_file == "elsewhere"
+    register("my_val", lambda: half, json_file=str(path))
+    found = check_sets(["my_val"], [2], MASKS)
+    assert [thing["area"] for thing in found.contents["my_val"]["annotations"][:2]] == [900, 720]
+    with registered_anew({"my_val": {"json_file": "elsewhere"}}):
+        assert len(DatasetCatalog.get("my_val")) == 2
+        assert MetadataCatalog.get("my_val").json_file == "elsewhere"
 
 
 CONFIG = f"""

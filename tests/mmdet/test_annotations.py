@@ -393,14 +393,14 @@ def test_refused(
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     options: list[Any] = ["--data-root", root, "--work-dir", tmp_path / "deep/work"]
-    before, start = tree(tmp_path), time.monotonic()
+    before, start = tree(tmp_path), time.process_time()
     if tool == "test":
         options += ["--out", tmp_path / "out/found.pkl", "--show-dir", tmp_path / "show"]
         sentence = refusal(test, place / "masks.py", checkpoint, *options)
     else:
         options += ["--resume", checkpoint] if tool == "resume" else []
         sentence = refusal(train, place / "masks.py", *options)
-    spent = time.monotonic() - start
+    spent = time.process_time() - start
     assert words in sentence and tree(tmp_path) == before
     assert spent < 5
     with capsys.disabled():
