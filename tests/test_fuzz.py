@@ -271,14 +271,22 @@ def preflight(chance: random.Random, state: State) -> None:
     module = model.backbone if check is check_backbone else model
     with redirect_stderr(io.StringIO()):
         check(module, state, "c.pth", "take others", force=chance.random() < 0.3)
-    if check is check_whole:
+    names = set(module.state_dict())
+    if check is check_whole and names & set(state):
         needed = {key: value.shape for key, value in own.items() if "num_batches" not in key}
         assert needed == {key: state[key].shape for key in needed}
         assert set(state) <= set(own)
         model.load_state_dict(state, strict=False)
     else:
-        names = set(module.state_dict())
-        assert len(names & set(state)) > 0.1 * len(names)
+        assert len(names & set(state) or taken(module, state)) > 0.1 * len(names)
+
+
+def taken(module: nn.Module, state: State) -> list[str]:
+    """What a model that takes other names has otherwise than before."""
+    before = copy.deepcopy(module.state_dict())
+    module.load_state_dict(dict(state), strict=False)
+    after = module.state_dict()
+    return [key for key, value in before.items() if not torch.equal(value, after[key])]
 
 
 def convert(chance: random.Random, state: State) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import yapf.yapflib.yapf_api
-from mmdet.visualization import DetLocalVisualizer
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.registry import HOOKS
@@ -98,11 +97,7 @@ def plain_configs() -> Iterator[None]:
 
 
 def new_run() -> None:
-    """Forget visualizer and logger of the run before, which would write to its folder.
-
-    MMEngine has one visualizer for a process, and one logger for all runs that begin in a second.
-    """
-    DetLocalVisualizer._instance_dict.clear()
+    """Forget the logger of the run before: MMEngine has one for all runs that begin in a second."""
     MMLogger._instance_dict.clear()
 
 

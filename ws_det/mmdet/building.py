@@ -98,7 +98,8 @@ def check_optimization(cfg: Config, model: nn.Module) -> None:
     _check_clipping(wrapper)
     schedulers = cfg.get("param_scheduler") or []
     for index, scheduler in enumerate([schedulers] if isinstance(schedulers, dict) else schedulers):
-        ends = cfg.train_cfg.get("max_epochs"), cfg.train_cfg.get("max_iters") or _LONG
+        # As MMEngine has it, a loop by iterations is one epoch.
+        ends = cfg.train_cfg.get("max_epochs") or 1, cfg.train_cfg.get("max_iters") or _LONG
         settings = {"end": ends[not scheduler.get("by_epoch", True)], **copy.deepcopy(scheduler)}
         with building(cfg, f"param_scheduler.{index}"):
             arguments = dict(optimizer=wrapper, epoch_length=_LONG)

@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 from mmdet.evaluation import CocoMetric, MultiDatasetsEvaluator
+from mmdet.registry import VISUALIZERS
 from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 from mmengine.optim import OptimWrapper
+from mmengine.visualization import Visualizer
 
 from ws_det.checks import check_file, check_writable
 from ws_det.errors import InputError, one_sentence
@@ -54,6 +56,14 @@ class AccumulatingRunner(ResumableRunner):
             if isinstance(metric, CocoMetric):  # pycocotools compares them as an array
                 metric.iou_thrs = np.atleast_1d(metric.iou_thrs)
         return EveryNumber(built.metrics) if type(built) is Evaluator else built
+
+    def build_visualizer(self, visualizer: Any = None) -> Visualizer:
+        """A visualizer of this run: MMEngine would take up that of a run before in this process."""
+        kind = visualizer["type"] if isinstance(visualizer, dict) else None
+        kind = VISUALIZERS.get(kind) if isinstance(kind, str) else kind
+        if kind:
+            kind._instance_dict.pop(visualizer.get("name"), None)
+        return super().build_visualizer(visualizer)
 
     def scale_lr(self, optim_wrapper: OptimWrapper, auto_scale_lr: dict | None = None) -> None:
         """Scale every learning rate by the images of a step over ``base_batch_size``, if asked."""
