@@ -12,6 +12,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 
 from tests import hostile_sets
+from tests.detectron2.conftest import DEMO
+from ws_det.detectron2.config import load_recipe
 from ws_det.detectron2.data import NamedMapper, category_names, check_sets, register_set
 from ws_det.detectron2.set_files import Wants
 from ws_det.errors import InputError
@@ -73,6 +75,7 @@ def test_a_category_that_is_there_twice_is_one(copied):
     edit(copied, "train", lambda content: content["categories"].append(content["categories"][0]))
     assert category_names("broken_train") == ["box", "bar"]
     check_sets(["broken_train", "broken_val"], [2])
+    assert set(load_recipe(DEMO, data_root=str(copied)).num_classes()) == {2}
 
 
 def test_unknown_set_is_refused():

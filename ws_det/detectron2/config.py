@@ -22,6 +22,8 @@ from ws_det.detectron2.recipe import LazyRecipe, Recipe, YamlRecipe
 from ws_det.detectron2.safe_config import load_yaml
 from ws_det.detectron2.tta import KEYS as TTA_KEYS
 from ws_det.errors import InputError, first_line
+from ws_det.mending.entries import mend_categories
+from ws_det.mending.tally import Tally
 from ws_det.paths import find_config
 from ws_det.settings import no_setting, settings_with
 
@@ -102,7 +104,7 @@ def _set_below(root: str) -> tuple[tuple[str, str], list[dict[str, Any]]]:
     # A set to evaluate on needs no annotations to train on.
     there = [name for name in sets if osp.isfile(MetadataCatalog.get(name).json_file)]
     path = MetadataCatalog.get((there or sets)[0]).json_file
-    return sets, read_annotations(path)["categories"]
+    return sets, mend_categories(read_annotations(path)["categories"], Tally(path))
 
 
 def _override_yaml(cfg: CfgNode, options: Sequence[str]) -> None:
