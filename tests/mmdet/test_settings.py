@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmengine.visualization import Visualizer
 
 from tests.conftest import write_set
 from tests.mmdet.odd_runs import new_run, plain_configs, tree, write_config
@@ -70,3 +71,15 @@ def test_refused_before_a_test(place: Path, tmp_path: Path, refusal: Callable[..
     given = place / "masks.py", tmp_path / "c.pth", *options, "train_cfg.max_iters=0"
     assert "c.pth" in refusal(test, *given)
     assert tree(tmp_path) == {tmp_path / "c.pth"}
+
+
+def test_a_run_draws_with_its_own_visualizer(place: Path, tmp_path: Path) -> None:
+    """Not with one of this process that is newer than the last of the same name."""
+    for number in (1, 2):
+        Visualizer.get_instance(f"another {number}", vis_backends=[], save_dir=str(tmp_path))
+        new_run()
+        work = tmp_path / f"work {number}"
+        options = ["--work-dir", work, "--data-root", place / "set"]
+        train.main([str(part) for part in (place / "masks.py", *options)])
+        assert Visualizer.get_current_instance().dataset_meta["classes"] == ("box", "bar")
+        assert (work / "curves.png").is_file()

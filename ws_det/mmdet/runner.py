@@ -61,8 +61,8 @@ class AccumulatingRunner(ResumableRunner):
         """A visualizer of this run: MMEngine would take up that of a run before in this process."""
         kind = visualizer["type"] if isinstance(visualizer, dict) else None
         kind = VISUALIZERS.get(kind) if isinstance(kind, str) else kind
-        if kind:
-            kind._instance_dict.pop(visualizer.get("name"), None)
+        for cls in (kind, Visualizer) if kind else ():  # hooks ask the base for the newest of it
+            cls._instance_dict.pop(visualizer.get("name"), None)
         return super().build_visualizer(visualizer)
 
     def scale_lr(self, optim_wrapper: OptimWrapper, auto_scale_lr: dict | None = None) -> None:
