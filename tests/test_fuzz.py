@@ -282,11 +282,12 @@ def preflight(chance: random.Random, state: State) -> None:
 
 
 def taken(module: nn.Module, state: State) -> list[str]:
-    """What a model that takes other names has otherwise than before."""
-    before = copy.deepcopy(module.state_dict())
+    """What a model takes of weights, by whatever names, that is not 0."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.zero_()
     module.load_state_dict(dict(state), strict=False)
-    after = module.state_dict()
-    return [key for key, value in before.items() if not torch.equal(value, after[key])]
+    return [name for name, parameter in module.named_parameters() if parameter.any()]
 
 
 def convert(chance: random.Random, state: State) -> None:
